@@ -1,26 +1,26 @@
-"""The error tree, with the code, HTTP status and gRPC status of each error.
+"""The errors of venvd, a tree of classes. Each class has a code, an HTTP status and a gRPC status.
 
-::
+The tree shows the class, its code and its cause::
 
     VenvdError
     ├── InvalidRequest        invalid_request     the request is not JSON, has wrong fields or a bad value
-    ├── Unauthenticated       unauthenticated     no token, or an unknown one
+    ├── Unauthenticated       unauthenticated     the request has no token, or an unknown one
     ├── Forbidden             forbidden           the token is known, but does not allow the request
-    ├── NotFound              not_found           no such venv, backend, session, operation
-    │   └── HandleNotFound    handle_not_found    no such handle in this session
-    ├── Conflict              conflict            the name or port is taken
-    │   └── InUse             in_use              the object to delete is in use; names its users
-    ├── TooLarge              too_large           body, line, message or nesting over its limit
-    ├── UserError             user_error          the user's code raised
-    ├── LimitExceeded         limit_exceeded      a limit of the session was reached; the message names it
+    ├── NotFound              not_found           there is no such venv, backend, session or operation
+    │   └── HandleNotFound    handle_not_found    the session has no such handle
+    ├── Conflict              conflict            a name or port is taken, or the state of the object forbids it
+    │   └── InUse             in_use              something uses the object to delete
+    ├── TooLarge              too_large           a body, line, message or nesting exceeds its limit
+    ├── UserError             user_error          the user's code raised an exception
+    ├── LimitExceeded         limit_exceeded      the session reached a limit; the message names it
     ├── Busy                  busy                the session's queue is full
-    ├── Cancelled             cancelled           interrupted or cancelled
-    ├── Moved                 moved               the session lives on another replica; `url` says where
+    ├── Cancelled             cancelled           a client interrupted or cancelled the call
+    ├── Moved                 moved               another replica has the session; `url` is its address
     ├── SessionLost           session_lost        the session's process ended
     ├── DeadlineExceeded      timeout             the call did not end in time
     ├── Unimplemented         not_implemented     this version or engine lacks the feature
-    ├── Unavailable           unavailable         engine or worker host does not answer; try again
-    └── Internal              internal            a defect of venvd
+    ├── Unavailable           unavailable         a part of venvd does not answer; try again
+    └── Internal              internal            venvd has a defect
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class VenvdError(Exception):
         error_type: the class name of the exception that user code raised.
         traceback: the formatted traceback of that exception.
         exception: further fields of that exception (`venvd_contract.exceptions`).
-        output: the output of an `exec` before it ended: `stdout`, `stderr` and `truncated`.
-        state_lost: true if the state of the session is lost.
+        output: what an `exec` printed before the error: `stdout`, `stderr` and `truncated`.
+        state_lost: true if the session lost its state.
     """
 
     code: ClassVar[str] = "internal"
@@ -68,7 +68,7 @@ class VenvdError(Exception):
         return self.message
 
     def fields(self) -> Dict[str, Any]:
-        """Return the error as fields of a pipe reply; empty ones are absent."""
+        """Return the error as fields of a pipe reply. Optional fields without a value are absent."""
         fields: Dict[str, Any] = {"error": self.message, "code": self.code}
         if self.error_type is not None:
             fields["errorType"] = self.error_type
@@ -222,13 +222,13 @@ def _collect(root: Type[VenvdError]) -> Dict[str, Type[VenvdError]]:
 
 
 BY_CODE: Dict[str, Type[VenvdError]] = _collect(VenvdError)
-"""Every code and its class."""
+"""The class of each code."""
 
 
 def from_fields(fields: Dict[str, Any]) -> VenvdError:
-    """Return the error in a pipe reply or in problem details. An unknown code becomes `Internal`.
+    """Make the error from the fields of a pipe reply or of problem details. An unknown code becomes `Internal`.
 
-    The fields may come from a hostile peer: fields of the wrong type are ignored.
+    The fields may come from a hostile peer: the function ignores fields of the wrong type.
     """
 
     def text(name: str) -> Optional[str]:

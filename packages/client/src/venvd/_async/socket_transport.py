@@ -1,4 +1,4 @@
-"""Transports over sockets: calls of any codec, and arrays over HTTP."""
+"""Transports that send calls over sockets. The transport for HTTP also sends arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class AsyncSocketTransport:
-    """Carries calls over a pool of connections."""
+    """Sends calls over a pool of connections. A codec encodes the calls and decodes the replies."""
 
     def __init__(self, codec: Codec) -> None:
         self.url = codec.endpoint.url
@@ -33,7 +33,7 @@ class AsyncSocketTransport:
     async def stream(self, call: Call[Any]) -> AsyncGenerator[Event, None]:
         exchange, reader = self._codec.exchange(call, stream=True)
         async with aclosing(self._pool.stream(exchange, answer_deadline(call.timeout))) as arrivals:
-            async for _ in arrivals:
+            async for _ in arrivals:  # after each, the reader may have new events
                 for event in reader.events():
                     yield event
         yield Event("result", call.finish(reader.result()))
@@ -43,7 +43,7 @@ class AsyncSocketTransport:
 
 
 class AsyncHttpTransport(AsyncSocketTransport):
-    """Carries calls over HTTP, and arrays as bodies of their own."""
+    """Sends calls and arrays over HTTP. An array is the whole body of a request or response, without JSON around it."""
 
     def __init__(self, codec: HttpCodec) -> None:
         super().__init__(codec)

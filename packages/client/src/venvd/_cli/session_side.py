@@ -1,9 +1,10 @@
-"""The questions of `venvd shell` to a session.
+"""Functions that `venvd shell` runs in the session: they judge source, complete names and describe objects.
 
-This text runs in the session: it needs only CPython 3.9 and the standard library.
+The shell sends the text of this file to the session, so the file needs only CPython 3.9 and the standard library. The
+session runs it in a fresh namespace, not in that of the user.
 
-It runs in a namespace of its own. The search for completions runs no code of an object except its `__dir__`: a property
-or another descriptor ends the search.
+The search for completions reads attributes without calling properties: a property or a similar descriptor ends it. It
+calls the `__dir__` of the last object.
 """
 
 import codeop
@@ -20,7 +21,7 @@ _MOST = 500
 
 
 def judge(source: str) -> str:
-    """Return how Python's own prompt reads the text: `complete`, `incomplete` or `wrong`."""
+    """Judge source as Python's own prompt does. Return `complete`, `incomplete` or `wrong`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -30,14 +31,14 @@ def judge(source: str) -> str:
                 return "wrong"
         except (ValueError, OverflowError):
             return "wrong"
-        try:
+        try:  # the user pasted several statements
             return "incomplete" if codeop.compile_command(source, "<stdin>", "exec") is None else "complete"
         except (SyntaxError, ValueError, OverflowError):
             return "wrong"
 
 
 def complete(line: str) -> list[str]:
-    """Return the names that may stand for the last name of the line, without what stands before its last dot."""
+    """Return the names that complete the last name of the line. For `a.b`, one may be `bc`, not `a.bc`."""
     match = _LAST_NAME.search(line)
     if match is None or line[: match.start()].endswith("."):
         return []  # an attribute of an expression: finding it would run code
@@ -57,6 +58,7 @@ def complete(line: str) -> list[str]:
             except AttributeError:
                 return []
         names = set(map(str, dir(value)))
+    # `_` offers names that begin with one underscore; only `__` offers those that begin with two
     hidden = "__" if prefix == "_" else "_"
     shown = (name for name in names if name.startswith(prefix) and (prefix[1:] or not name.startswith(hidden)))
     return sorted(shown, key=str.lower)[:_MOST]
@@ -69,7 +71,7 @@ def describe(expression: str) -> str:
 
 
 def _read(value: Any, name: str) -> Any:
-    """Read an attribute without running code of its class. Raises `AttributeError` where that takes code."""
+    """Read an attribute without calling a descriptor of the user. Raises `AttributeError` if only a call gives it."""
     attribute = inspect.getattr_static(value, name)
     kind = type(attribute)
     if isinstance(attribute, (staticmethod, classmethod)):
@@ -77,7 +79,7 @@ def _read(value: Any, name: str) -> Any:
     if inspect.isfunction(attribute) or inspect.isbuiltin(attribute) or inspect.ismethoddescriptor(attribute):
         return attribute
     if kind.__module__ == "builtins" and kind.__name__ in {"member_descriptor", "getset_descriptor"}:
-        return getattr(value, name)  # slots and fields of C types: reading them runs no code of the user
+        return getattr(value, name)  # slots and fields of C types: their descriptors run no code of the user
     if inspect.getattr_static(kind, "__get__", None) is not None:
         raise AttributeError(name)
     return attribute

@@ -1,8 +1,9 @@
-"""A pipe backend as sidecars in the pod of its client, since a Unix socket cannot leave a pod.
+"""The manifest of a pod in which a pipe backend runs beside its client, because a Unix socket cannot leave a pod.
 
-Server and worker host are init containers that stay (`restartPolicy: Always`). The cluster starts them before the
-client, ends them after it, and does not wait for them where the client is a job. It starts each again alone, so the
-server ends with its worker host (`VENVD_SIDECAR`), as the worker host does with its server.
+Server and worker host are sidecars: init containers with `restartPolicy: Always`. The cluster starts them before the
+client and ends them after it. A Job of the client ends without waiting for them. The cluster restarts each sidecar
+alone, so they must end together: the worker host ends with its server, and `VENVD_SIDECAR` makes the server end with
+its worker host.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from venvd_engines.kubernetes import labels, pods
 CLIENT = "client"
 CLIENT_UID = 10004
 CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
-"""Where the cluster puts the token of a service account, unless a container has a volume there."""
+"""The cluster mounts the token of a service account here, unless the container mounts a volume here."""
 _DIGEST = "token-sha256"
 _START_SECONDS = 60
-"""Until a pair is ready whose venv preloads nothing."""
+"""Seconds in which server and worker host must become ready if the venv preloads nothing."""
 PROBE = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as probe:
@@ -34,17 +35,19 @@ with socket.socket(socket.AF_UNIX) as probe:
 def make_manifest(
     settings: EngineSettings, launch: Launch, token: str | None, image: str | None
 ) -> list[dict[str, Any]]:
-    """Make a Secret and the pod that mounts it. Equal arguments make equal objects, and another token the same pod.
+    """Make a Secret and the pod that mounts it. Equal arguments make equal objects.
+
+    The pod does not depend on the value of the token.
 
     Args:
-        settings: of the engine.
-        launch: of type `pipe`; its user ID must be set, and its name names both objects.
-        token: that of the client; None where the server asks for none.
-        image: of the container `client`; None is one that sleeps, and that has the SDK.
+        settings: those of the engine.
+        launch: a launch of type `pipe` with a user ID. Both objects get its name.
+        token: the token of the client. None if the server asks for none.
+        image: the image of the container `client`. None means an image with the SDK, in which the container sleeps.
 
     Raises:
-        InvalidRequest: the setting for the images lacks one.
-        Unimplemented: says what such a pod does not have.
+        InvalidRequest: the launch has another type, or `VENVD_KUBERNETES_IMAGES` lacks an image.
+        Unimplemented: such a pod cannot have the network or the assemblies of the launch.
     """
     _check_launch(launch)
     common = {"app.kubernetes.io/name": launch.name, "app.kubernetes.io/managed-by": "venvd", labels.TYPE: launch.type}
@@ -68,14 +71,18 @@ def make_manifest(
 
 def _check_launch(launch: Launch) -> None:
     if launch.type != "pipe":
-        raise InvalidRequest(f"type: a backend of type {launch.type} has a pod of its own: start it")
+        raise InvalidRequest(
+            f"type: only a pipe backend can run in the pod of its client: start a backend of type {launch.type} instead"
+        )
     if launch.network in {"loopback", "destinations"}:
         what = "a list of destinations" if launch.network == "destinations" else "loopback"
         raise Unimplemented(
-            f"network: {what} cannot be had in a pod that a client shares: user code has the client's network or none"
+            f"network: {what} does not work in a pod that a client shares: user code has the client's network or none"
         )
     if launch.assemblies is not None:
-        raise Unimplemented("assemblies: the namespace of the client may lack the volume, so a printed pod has none")
+        raise Unimplemented(
+            "assemblies: the namespace of the client may lack their volume, so a printed pod cannot mount it"
+        )
 
 
 def _make_spec(
@@ -90,9 +97,9 @@ def _make_spec(
         **({"runtimeClassName": runtime} if runtime else {}),
         **({"priorityClassName": options.priority_class} if options.priority_class else {}),
         initContainers=[
-            _close(pods.make_provider(options, ["worker"])),
-            _keep(_make_worker(settings, launch, runtime)),
-            _keep(_make_server(settings, launch, token)),
+            _cover_credentials(pods.make_provider(options, ["worker"])),
+            _make_sidecar(_make_worker(settings, launch, runtime)),
+            _make_sidecar(_make_server(settings, launch, token)),
         ],
         containers=[_make_client(settings, launch, token, image)],
         volumes=[
@@ -103,26 +110,26 @@ def _make_spec(
     )
 
 
-def _keep(container: dict[str, Any]) -> dict[str, Any]:
-    """Make an init container a sidecar."""
+def _make_sidecar(container: dict[str, Any]) -> dict[str, Any]:
+    """Make an init container a sidecar, which has no token of a service account."""
     name, rest = container["name"], {key: value for key, value in container.items() if key != "name"}
-    return {"name": name, "restartPolicy": "Always", **_close(rest)}
+    return {"name": name, "restartPolicy": "Always", **_cover_credentials(rest)}
 
 
-def _close(container: dict[str, Any]) -> dict[str, Any]:
-    """Keep the token of a service account from a container, also in a pod of a client that wants one."""
+def _cover_credentials(container: dict[str, Any]) -> dict[str, Any]:
+    """Cover the token of a service account with an empty volume. The pod of a client may have such a token."""
     empty = {"name": "no-credentials", "mountPath": CREDENTIALS, "readOnly": True}
     return {**container, "volumeMounts": [*container["volumeMounts"], empty]}
 
 
 def _make_keys_volume(launch: Launch) -> dict[str, Any]:
-    """Make the volume with the files of the server, which needs no token itself."""
+    """Make the volume with the server's files from the Secret. It leaves out the client's token."""
     items = [{"key": file, "path": file} for file in (pods.KEYS_FILE, pods.SECRETS_FILE)]
     return {"name": "keys", "secret": {"secretName": launch.name, "defaultMode": 0o440, "items": items}}
 
 
 def _make_worker(settings: EngineSettings, launch: Launch, runtime: str | None) -> dict[str, Any]:
-    """Make the worker host. Its volumes outlive its container, and it empties them at its start."""
+    """Make the worker host. Its volumes outlive its container, so it empties them when it starts."""
     worker = pods.make_worker(settings.kubernetes, launch, pods.choose_user(settings.kubernetes, launch, runtime))
     worker["args"] += [word for path in (pods.WORK, pods.TMP, pods.SHARED_MEMORY) for word in ("--clear", path)]
     return worker
@@ -132,7 +139,7 @@ def _make_server(settings: EngineSettings, launch: Launch, token: str | None) ->
     server = pods.make_server(settings.kubernetes, launch, "localhost")
     server["env"].append({"name": "VENVD_SIDECAR", "value": "1"})
     if token is not None:
-        server["env"].append(_refer("VENVD_TOKEN_SHA256", launch, _DIGEST))
+        server["env"].append(_read_from_secret("VENVD_TOKEN_SHA256", launch, _DIGEST))
     server["volumeMounts"].append({"name": "socket", "mountPath": pods.SOCKETS})
     start_timeout = _START_SECONDS + int(launch.preload_timeout)
     server["startupProbe"] = {**_probe("/readyz"), "periodSeconds": 1, "failureThreshold": start_timeout}
@@ -153,11 +160,11 @@ def _make_client(settings: EngineSettings, launch: Launch, token: str | None, im
     return {
         "name": CLIENT,
         **({"image": image} if image else sleep),
-        "env": env if token is None else [*env, _refer("VENVD_BACKEND_TOKEN", launch, "token")],
+        "env": env if token is None else [*env, _read_from_secret("VENVD_BACKEND_TOKEN", launch, "token")],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "socket", "mountPath": pods.SOCKETS, "readOnly": True}],
     }
 
 
-def _refer(variable: str, launch: Launch, key: str) -> dict[str, Any]:
+def _read_from_secret(variable: str, launch: Launch, key: str) -> dict[str, Any]:
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": launch.name, "key": key}}}

@@ -1,4 +1,4 @@
-"""The tables."""
+"""The tables of the controller's database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Tex
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NEXT, FORMER = "next", "former"
-"""Stages of the launches beside that of a replica: in an update, the next one starts, and the former one drains."""
+"""Stages of launches in an update. The `NEXT` launch starts beside the launch of a replica and takes its place. The
+replaced launch becomes `FORMER` and drains.
+"""
 
 
 class Table(DeclarativeBase):
@@ -16,7 +18,7 @@ class Table(DeclarativeBase):
 
 
 class OwnerRow(Table):
-    """The only row names the home that owns this database, and the engine of its runtimes, images and launches."""
+    """The table has one row: the home that owns this database, and the engine of its runtimes, images and launches."""
 
     __tablename__ = "owner"
 
@@ -53,9 +55,9 @@ class VenvRow(Table):
     image: Mapped[dict[str, Any] | None]
     """Key, ref, python and packages of the last build."""
     inputs: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the inputs of `lock` and `image`."""
+    """Digest of what the controller made `lock` and `image` from."""
     unused_since: Mapped[float | None]
-    """Unix time since which no backend uses it; only of venvs that clients did not name."""
+    """Unix time since which no backend uses it; null while one does. Only venvs with a generated name have it."""
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
     declared: Mapped[bool] = mapped_column("owned", default=False)
@@ -74,16 +76,21 @@ class ProviderRow(Table):
 
 
 class ImageRow(Table):
-    """An image that was built. It stays for a while after its last use."""
+    """A built image. The controller keeps it for a while after its last use."""
 
     __tablename__ = "images"
 
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
     unused_since: Mapped[float | None]
-    """Unix time."""
+    """Unix time since which nothing uses it; null while something does."""
 
 
 class BackendRow(Table):
+    """A launch of a backend: a replica, its router, or a launch beside one of these in an update.
+
+    The row of replica 0 is the row of the backend itself.
+    """
+
     __tablename__ = "backends"
 
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -95,65 +102,66 @@ class BackendRow(Table):
     created_at: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[str | None] = mapped_column(String(32))
     nonce: Mapped[str] = mapped_column(String(32))
-    """Random value; its tokens are derived from this and the home's secret."""
+    """A random value. The controller derives the backend's tokens from it and the home's secret."""
     tokens: Mapped[dict[str, Any] | None]
-    """The nonces of its clients' tokens (`backend_tokens`); null before the first rotation: it is `nonce`."""
+    """The nonces of its clients' tokens (`backend_tokens`). Null until the first rotation: `nonce` gives the token."""
     launch: Mapped[str | None] = mapped_column(String(32))
     launched_by: Mapped[str | None] = mapped_column(String(32))
-    """The operation that made the launch: resumed after a crash, it adopts its own launch."""
+    """The operation that made the launch. If it resumes after a crash, it adopts its own launch."""
     record: Mapped[dict[str, Any] | None] = mapped_column("handle")
+    """The engine's `LaunchRecord` of the launch."""
     url: Mapped[str | None] = mapped_column(Text)
     ports: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The ports of its last launch: a restart takes the same ports again."""
     user_id: Mapped[int | None]
-    """The user of its worker host; no other backend of this machine has it."""
+    """The user ID of its worker host; no other backend on this machine has it."""
     python: Mapped[str | None] = mapped_column(String(32))
     key: Mapped[str | None] = mapped_column(String(64))
     restarts: Mapped[int] = mapped_column(default=0)
     previous_key: Mapped[str | None] = mapped_column(String(64))
-    """Of the image that it ran before the one with `key`."""
+    """Key of the image that it ran before the image with `key`."""
     pinned_key: Mapped[str | None] = mapped_column(String(64))
-    """Of the image that its starts take in place of the newest, after a rollback."""
+    """Key of the image that it starts with after a rollback, instead of the newest."""
     failures: Mapped[int] = mapped_column(default=0)
-    """Successive starts that failed or did not last."""
+    """Number of successive starts that failed or did not last."""
     retry_at: Mapped[float] = mapped_column(default=0.0)
-    """Unix time of the earliest next start."""
+    """Unix time before which the controller does not start it again."""
     error: Mapped[str | None] = mapped_column(Text)
     operation: Mapped[str | None] = mapped_column(String(32))
     declared: Mapped[bool] = mapped_column("owned", default=False)
     """Whether the manifest declares it."""
     audit_position: Mapped[str | None] = mapped_column(String(80))
-    """Up to where the audit log has the events of its server."""
+    """Position of the newest event of its server that the audit log contains."""
     walls: Mapped[dict[str, Any] | None]
-    """Around its user code, as its server reported them when it became ready."""
+    """The walls around its user code, as its server reported them when it became ready."""
     server: Mapped[str | None] = mapped_column(String(32))
-    """What `Engine.identify_server` said at its start."""
+    """Identity of its server programs: `Engine.identify_server` returned it at its start."""
     replica_of: Mapped[str | None] = mapped_column(String(63))
-    """The backend of which it is a further replica; null for replica 0, the row of the backend itself."""
+    """Name of its backend; null in the row of the backend itself."""
     replica: Mapped[int] = mapped_column(default=0)
-    """Its number among the replicas; -1 is the router in front of them."""
+    """Number of its replica; -1 for the router in front of the replicas."""
     names: Mapped[int] = mapped_column(default=1)
-    """So many of the first replicas take the sessions with names; of replica 0 alone (`replica_table`)."""
+    """The first `names` replicas take the sessions with names (`replica_table`). Only the row of the backend counts."""
     drain_until: Mapped[float | None]
-    """Unix time at which a replica that takes no new sessions is removed, also with those that it has."""
+    """Unix time by which the controller removes a launch that drains, even with sessions. It takes no new ones."""
     stage: Mapped[str | None] = mapped_column(String(8))
-    """Of a launch beside that of its replica, in an update: `NEXT` or `FORMER`."""
+    """`NEXT` or `FORMER` if it is a launch beside that of its replica or router; else null."""
     left: Mapped[dict[str, Any] | None]
-    """Of a `FORMER` launch: `sessions` are the IDs of those that it had when it took no new ones any more, which was
-    known `at` this Unix time.
+    """Only of a `FORMER` launch: `sessions` are the IDs of the sessions that it had when it stopped taking new ones.
+    The controller learned them at the Unix time `at`.
     """
     wanted_key: Mapped[str | None] = mapped_column(String(64))
-    """Of the image to which a rollback takes it, until it runs it."""
+    """Key of the image to which an update rolls it back; null when the update has ended."""
     proven_key: Mapped[str | None] = mapped_column(String(64))
-    """Of the image that its next start takes, since an update has tried it."""
+    """Key of the image that an update has tried beside it: its next start takes this image."""
     update_error: Mapped[str | None] = mapped_column(Text)
-    """Why the last update of it failed."""
+    """Why its last update failed."""
     failed_update: Mapped[str | None] = mapped_column(String(100))
-    """What that update would have given it: the key of its image, and its server."""
+    """Image key and server of that update, as `Newest.identify` writes them; null after a failed rollback."""
     update_failures: Mapped[int] = mapped_column(default=0)
-    """Successive updates that failed."""
+    """Number of successive updates that failed."""
     update_at: Mapped[float] = mapped_column(default=0.0)
-    """Unix time of the earliest next try of the update that failed."""
+    """Unix time before which the controller does not try that update again."""
 
     @property
     def is_router(self) -> bool:
@@ -161,25 +169,25 @@ class BackendRow(Table):
 
     @property
     def place(self) -> str:
-        """The name of the row of its replica: its own, unless it is a launch beside that."""
+        """The name of the row of its replica or router: its own name, unless it is a launch beside that row."""
         if self.stage is None or self.replica_of is None:
             return self.name
         return self.replica_of if self.replica == 0 else name_replica(self.replica_of, self.replica)
 
 
 def name_replica(backend: str, number: int) -> str:
-    """Make the name of the row of a replica other than 0, or of the router."""
+    """Make the name of a replica, or of the router for a negative number. The row of replica 0 has another name."""
     return f"{backend}--router" if number < 0 else f"{backend}--{number}"
 
 
 class StoppedRow(Table):
-    """A backend that the manifest declares, and that is stopped until the manifest changes."""
+    """A stopped backend that the manifest declares. The controller does not start it until the manifest changes."""
 
     __tablename__ = "stopped"
 
     backend: Mapped[str] = mapped_column(String(63), primary_key=True)
     manifest: Mapped[str] = mapped_column(String(64))
-    """Digest of the manifest."""
+    """Digest of the manifest at the stop."""
 
 
 class OperationRow(Table):
@@ -187,11 +195,11 @@ class OperationRow(Table):
     __table_args__ = (Index("operations_by_state", "state"), Index("operations_by_target", "kind", "target"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    """Sorts by time."""
+    """The IDs sort by time."""
     kind: Mapped[str] = mapped_column(String(32))
     target: Mapped[str] = mapped_column(String(63))
     venv: Mapped[str | None] = mapped_column(String(63))
-    """The venv that it builds or starts a backend of: who may change the venv may see and cancel the operation."""
+    """The venv that it builds, or whose backend it starts. Who may change the venv may see and cancel the operation."""
     state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[str | None] = mapped_column(String(32))
@@ -210,7 +218,7 @@ class EventRow(Table):
 
 
 class KeyRow(Table):
-    """An access key. The table holds its digest; only its owner has the key."""
+    """An access key. The table contains its digest; only its owner has the key."""
 
     __tablename__ = "keys"
 
@@ -223,18 +231,18 @@ class KeyRow(Table):
 
 
 class SecretRow(Table):
-    """A secret of a venv or a backend. The value is encrypted with a key that the home's secret gives."""
+    """A secret of a venv or a backend. A key derived from the home's secret encrypts its value."""
 
     __tablename__ = "secrets"
 
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
-    """Of the owner: `venv` or `backend`."""
+    """Kind of the owner: `venv` or `backend`."""
     owner: Mapped[str] = mapped_column(String(63), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     use: Mapped[dict[str, Any]]
-    """`env` or `header` of the secret."""
+    """The fields `env` and `header` of the secret; one of them is null."""
     ciphertext: Mapped[str] = mapped_column(Text)
-    """In base64: the nonce and what AES-GCM gives, bound to all columns above."""
+    """Base64 of the nonce and the AES-GCM ciphertext. `kind`, `owner`, `name` and `use` authenticate the ciphertext."""
     set_at: Mapped[str] = mapped_column(String(32))
 
 
