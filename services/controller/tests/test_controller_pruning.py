@@ -36,6 +36,17 @@ def test_a_used_image_is_not_a_leftover(testbed: Any) -> None:
     assert testbed.controller.venvs.get("kept").state == "ready"
 
 
+@pytest.mark.parametrize("column", ["key", "previous_key", "pinned_key", "wanted_key", "proven_key"])
+def test_each_build_that_a_backend_may_start_is_used(testbed: Any, column: str) -> None:
+    """The build that a backend runs, the one before, and those that a rollback or an update starts stay."""
+    testbed.wait(testbed.controller.venvs.put("kept", VenvSpec(python="3.13"))[1])
+    testbed.wait(testbed.controller.backends.start(BackendSpec("http", "kept", "web"))[1])
+    testbed.controller.reconciler.stop()
+    testbed.controller.backends.update("web", **{column: "other"})
+    with testbed.controller.pruner._images.lock_used_keys() as used:
+        assert "other" in used
+
+
 def test_nothing_is_removed_during_a_build(testbed: Any) -> None:
     """Pruning fails while a build is under way, whose image is not in the database yet."""
     gate = testbed.engine.gates["build"] = threading.Event()

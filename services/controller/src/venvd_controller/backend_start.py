@@ -221,8 +221,9 @@ class BackendStarter:
             return last or newest
         image = self._engine.find_image(key)
         if image is None:
+            reason = f"the backend was {'rolled back' if row.pinned_key else 'updated'} to it"
             raise NotFound(
-                f'the build {key} of the venv "{row.venv}", to which the backend was rolled back, is gone: '
+                f'the build {key} of the venv "{row.venv}" is gone, and {reason}: '
                 f"`venvd restart {row.replica_of or row.name}` takes the newest"
             )
         return image

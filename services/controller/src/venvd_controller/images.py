@@ -111,5 +111,6 @@ class Images:
 
 def _list_used_keys(session: Session) -> set[str]:
     venvs = {row.image["key"] for row in session.scalars(select(VenvRow)) if row.image}
-    columns = (BackendRow.key, BackendRow.previous_key, BackendRow.pinned_key)
+    row = BackendRow
+    columns = (row.key, row.previous_key, row.pinned_key, row.wanted_key, row.proven_key)
     return venvs | {key for keys in session.execute(select(*columns)) for key in keys if key}
