@@ -6,7 +6,7 @@ import ipaddress
 
 
 def url_host(host: str) -> str:
-    """The host part of a URL for a server that listens on `host`: loopback where it listens on every address."""
+    """Return the host part of a URL for a server that listens on `host`: loopback if it listens on every address."""
     try:
         address = ipaddress.ip_address(host or "0.0.0.0")  # noqa: S104 - names every address, opens nothing
     except ValueError:

@@ -10,7 +10,7 @@ from venvd_worker import archive
 
 
 def leftovers(directory: Path, used: Collection[str]) -> Iterator[Leftover]:
-    """The archives in a directory whose names are not `used`."""
+    """Yield the archives in a directory whose names are not `used`."""
     for path in sorted(directory.glob("venvd-worker-*.pyz")):
         if path.name not in used:
             current = path.stem == f"venvd-worker-{archive.version()}"
@@ -18,5 +18,5 @@ def leftovers(directory: Path, used: Collection[str]) -> Iterator[Leftover]:
 
 
 def remove(name: str) -> None:
-    """Remove a result of `leftovers`."""
+    """Remove an archive that `leftovers` yielded."""
     Path(name).unlink(missing_ok=True)

@@ -48,7 +48,7 @@ class BuildLocks:
 
     @contextlib.contextmanager
     def try_hold(self, key: str) -> Iterator[int | None]:
-        """Yield the descriptor of the lock, or None where another build holds it."""
+        """Yield the descriptor of the lock, or None if another build holds it."""
         path = self.path(key)
         descriptor = self._open(path)
         try:
@@ -58,13 +58,13 @@ class BuildLocks:
             try:
                 yield descriptor
             finally:
-                with contextlib.suppress(OSError):  # another user's file in a shared directory
+                with contextlib.suppress(OSError):  # it may be another user's, in a shared directory
                     path.unlink()
         finally:
             os.close(descriptor)
 
     def path(self, key: str) -> Path:
-        """The lock file of a key."""
+        """Return the path of the lock file of a key."""
         return self._directory / f"{key}{SUFFIX}"
 
     def list_keys(self) -> list[str]:
@@ -86,7 +86,7 @@ class BuildLocks:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file or directory; False where another descriptor has it locked."""
+    """Lock an open file or directory. Return False if another descriptor has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -95,7 +95,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _is_file_at(path: Path, descriptor: int) -> bool:
-    """Whether the locked file is still the one at its path: its last owner may have removed it."""
+    """Return whether the locked file is still at its path. Its last owner may have removed it."""
     with contextlib.suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     return False

@@ -1,8 +1,8 @@
 """Pipes by name, for clients of an older .NET host.
 
 On Unix, .NET opens the pipe `NAME` as the socket `CoreFxPipe_NAME` in the temporary directory. There, venvd makes a
-symbolic link to the socket of the backend. `connect` follows it, so the permissions of the socket and of its directory
-hold; a hard link would leave those of the directory behind.
+symbolic link to the socket of the backend. `connect` follows it, so the kernel checks the permissions of the socket and
+of its directory. With a hard link it would not check those of the directory.
 
 If others may write to the directory too, as in `/tmp`, the kernel follows a link only for the link's owner, or if the
 directory's owner owns it (`fs.protected_symlinks`).
@@ -41,7 +41,7 @@ def find_link(directory: Path, pipe_name: str) -> Path:
 def make_link(link: Path, socket: Path, *, for_all: bool = True) -> None:
     """Link a pipe's name to its socket.
 
-    A link to a missing directory is replaced: such links stay if a home is removed while its backends run.
+    This replaces a link to a missing directory. Such a link stays if someone removes a home while its backends run.
 
     Args:
         link: as of `find_link`.
@@ -76,7 +76,7 @@ def make_link(link: Path, socket: Path, *, for_all: bool = True) -> None:
 def read_link(link: Path, socket: Path) -> Path | None:
     """Return where an existing link leads; None if there is none.
 
-    A link is in use as long as there is the directory of its socket, which comes and goes with a backend.
+    A link is in use as long as the directory of its socket exists. The directory comes and goes with a backend.
 
     Raises:
         Conflict: the name is in use.
@@ -93,7 +93,7 @@ def read_link(link: Path, socket: Path) -> Path | None:
 
 
 def remove_link(link: Path, socket: Path) -> None:
-    """Remove a link that leads to `socket`; any other one stays, and an absent one is no error.
+    """Remove a link that leads to `socket`. Another link stays, and a missing link is not an error.
 
     Raises:
         PermissionError: this process may not.

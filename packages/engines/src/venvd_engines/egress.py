@@ -1,4 +1,4 @@
-"""The program of the broker for containers that lack `venvd_egress`: the package in one file, for any CPython."""
+"""The broker as a program for containers that lack `venvd_egress`: the package in one file, for any CPython."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAIN = b"from venvd_egress.__main__ import main\n\nmain()\n"
 
 
 def make_program() -> bytes:
-    """Return the program; equal sources give equal bytes."""
+    """Return the program. Equal sources give equal bytes."""
     root = Path(venvd_egress.__path__[0])
     sources = {f"{root.name}/{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
     buffer = io.BytesIO()

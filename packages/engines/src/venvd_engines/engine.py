@@ -1,4 +1,4 @@
-"""The interface between the controller and where backends run.
+"""The interface between the controller and the engines, which run backends.
 
 An engine is synchronous: the controller calls it in threads. Methods raise only the errors of `venvd_contract.errors`;
 `Unavailable` says that the engine itself does not answer. `stop` and `destroy` are idempotent. A `start` or `build`
@@ -30,11 +30,11 @@ class Progress(Protocol):
         """Add one line to the log."""
 
     def check(self) -> None:
-        """Raise `Cancelled` where the job was cancelled; a job calls this at least every half second while it waits."""
+        """Raise `Cancelled` if the job was cancelled. A job calls this at least every half second while it waits."""
 
 
 RESERVED_DIRECTORIES = ("keys-", "secrets-", "controller-")
-"""The prefix of venvd's own directories in the run directory; clients cannot choose such a name."""
+"""The prefixes of venvd's own directories in the run directory. Clients cannot choose names that begin so."""
 
 ROUTER = "router"
 """The server that passes calls on to the replicas of a backend."""
@@ -48,23 +48,23 @@ class EngineSettings:
     """Settings of all engines; the program that owns the engine builds them."""
 
     home: Path
-    """State of the owner; absolute."""
+    """The directory with the state of the owner; absolute."""
     home_id: str
-    """Identity of the home: a label on everything the engine makes."""
+    """The identity of the home: a label on everything that the engine makes."""
     run_dir: Path
     """The directory for the sockets that clients use."""
     controller_socket: Path | None = None
-    """The socket at which the owner serves its API for its servers, in a directory of its own."""
+    """The socket at which the owner serves its API to its servers, alone in its directory."""
     pipe_name_dir: Path = Path("/tmp")  # noqa: S108 - where .NET looks
     """The directory for the links of pipes by name; `TMPDIR` of their clients."""
     source_dir: Path | None = None
     """The directory with `packages/` and `services/`, which server images are built from."""
     base_image: str | None = None
-    """Template with `{version}` and `{minor}`; null is the official slim image, then the local stand-in."""
+    """A template with `{version}` and `{minor}`; null is the official slim image, then the local stand-in."""
     index_url: str | None = None
     ca_bundle: Path | None = None
     docker_network: str | None = None
-    """The network that servers join where the owner runs in a container of it; null: they publish ports."""
+    """The network that servers join if the owner runs in a container of it; null: they publish ports."""
     oci_runtime: str | None = None
     uid_base: int = 200_000
     """The first user ID that worker hosts may get."""
@@ -112,9 +112,9 @@ class VenvBuild:
     """A hash-pinned requirements file without index addresses."""
     apt_packages: Sequence[str] = ()
     checks: Sequence[str] = ()
-    """Modules that the built venv must be able to import; they are no part of its address."""
+    """Modules that the built venv must be able to import; its content address does not depend on them."""
     dotnet: bool = False
-    """Whether the built venv must be able to start the .NET runtime that its lock holds."""
+    """Whether the built venv must be able to start the .NET runtime that its lock pins."""
     layout: int = 1
     """Increased when equal inputs give another image than before; not the program's version."""
 
@@ -124,7 +124,7 @@ class VenvBuild:
         return [*self.checks, *(["clr"] if self.dotnet else [])]
 
     def key(self) -> str:
-        """The content address: 32 hexadecimal digits."""
+        """Return the content address: 32 hexadecimal digits."""
         parts = [self.runtime.resolved, self.runtime.base, self.lock, sorted(self.apt_packages), self.layout]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -148,7 +148,7 @@ class Port:
         name: `main` for clients, `http` for probes and metrics of a gRPC server.
         inside: the port in the server's container.
         wanted: the first port to try outside.
-        exact: try no other; `Conflict` where it is taken.
+        exact: try no other; `Conflict` if it is taken.
     """
 
     name: str
@@ -158,7 +158,7 @@ class Port:
 
 
 def exact_first(ports: Sequence[Port]) -> list[Port]:
-    """Sort ports for the choice of their numbers: no other port may take the number of an exact one."""
+    """Sort ports for the choice of their numbers: the exact ones first, so that no other port takes their numbers."""
     return sorted(ports, key=lambda port: not port.exact)
 
 
@@ -177,31 +177,31 @@ class Launch:
     Attributes:
         id: new for each start; names what the engine makes.
         server_env: settings of the server (`VENVD_…`); the engine adds those of `SERVER_PATHS`.
-        server_files: files of the host that the server reads, by the setting that names the file; the engine makes
-            each readable for the server and sets the setting to its path there.
+        server_files: files of the host that the server reads, by the setting that names the file. The engine makes
+            each readable for the server and sets the setting to the path that the server sees.
         worker_env: environment variables of user code, beside the allow-list and `make_worker_env`.
         dotnet: whether the venv has a .NET runtime.
         assemblies: a directory of the host with .NET assemblies, which user code may read.
         preload: modules that the zygote imports before it forks sessions.
-        preload_timeout: seconds for these imports; after a time-out, each session is an interpreter of its own.
+        preload_timeout: seconds for these imports; after a time-out, each session starts a new interpreter.
         spare_sessions: processes that the warden forks ahead for future sessions.
-        reserved: ports of the home's other backends, those included that are about to restart.
-        network: whether user code may reach the network. Without it an engine may refuse even sockets of loopback,
-            which `loopback` asks for: the engine gives the worker host a loopback of its own, or refuses to start.
-            `destinations` is that, and a broker beside the server (`VENVD_NETWORK` in `server_env`) as the way out.
-        oci_runtime: of the worker host; null is that of `EngineSettings`, else the default of the engine.
-        socket_name: the backend's subdirectory of the run directory, where it has one.
-        pipe_name: by which .NET finds the socket; null makes no link.
+        reserved: ports of the home's other backends, also of those that are about to restart.
+        network: whether user code may reach the network. If false, an engine may refuse even loopback sockets. With
+            `loopback`, the engine gives the worker host its own loopback, or refuses to start. `destinations` is
+            `loopback` with a broker beside the server (`VENVD_NETWORK` in `server_env`) as the way out.
+        oci_runtime: the OCI runtime of the worker host; null is that of `EngineSettings`, else the engine's default.
+        socket_name: the backend's subdirectory of the run directory, if it has one.
+        pipe_name: the name by which .NET finds the socket; null makes no link.
         keys: the first content of the server's key file; see `Engine.write_keys`.
         secrets: the first content of the server's file of secrets; see `Engine.write_secrets`.
-        manages_key: the key with which the server manages venvs, for a file beside that of the keys; null is none.
-        router: whether this is the router in front of the replicas of a backend: a server of its own, without a worker
-            host. Its key file has the table of the replicas.
+        manages_key: the key with which the server manages venvs, for a file beside the key file; null is none.
+        router: whether this is the router in front of the replicas of a backend: a server without a worker host. Its
+            key file has the table of the replicas.
         routed: whether a router reaches the server.
-        beside: whether another launch has the address of its backend until `Engine.take_address`: this one is started
-            beside it, with ports or names of sockets of its own.
-        address_name: the name that the engine gives the address, where it gives names; null is `name`.
-        user_id: of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
+        beside: whether another launch has the address of its backend until `Engine.take_address`. This launch starts
+            beside the other one, with its own ports or names of sockets.
+        address_name: the name that the engine gives the address, if it gives names; null is `name`.
+        user_id: the user of the worker host, one of `Engine.claim_user_ids`; null is the usual one of the engine.
     """
 
     id: str
@@ -236,23 +236,23 @@ class Launch:
 
     @property
     def server_kind(self) -> str:
-        """The name of a server for `Engine.prepare` and `Engine.identify_server`: its type, or `router`."""
+        """The kind of the server for `Engine.prepare` and `Engine.identify_server`: its type, or `router`."""
         return ROUTER if self.router else self.type
 
     @property
     def has_secrets(self) -> bool:
-        """Whether there is something in the file of secrets."""
+        """Whether the file of secrets contains any."""
         return any(json.loads(self.secrets).values())
 
     @property
     def url_scheme(self) -> str:
-        """The scheme of the address for clients, where that is no socket."""
+        """The scheme of the address for clients, if that is not a socket."""
         scheme = "grpc" if self.type == "rpc" else "http"
         return f"{scheme}s" if "VENVD_TLS_CERT" in self.server_files else scheme
 
     @property
     def probe_scheme(self) -> str:
-        """The scheme of the address of probes, where that is no socket: a gRPC server has a port for them, in clear."""
+        """The scheme of the address of probes, if that is not a socket. A gRPC server answers them without TLS."""
         return "http" if self.type == "rpc" else self.url_scheme
 
     def make_worker_env(self, prefix: str, assemblies: str) -> dict[str, str]:
@@ -271,7 +271,7 @@ class Launch:
         return {**env, **self.worker_env}
 
     def warden_options(self) -> list[str]:
-        """Arguments of the warden that are the same on every engine."""
+        """List the arguments of the warden that are the same on every engine."""
         preload = [word for module in self.preload for word in ("--preload", module)]
         proxy = ["--proxy-port", str(PROXY_PORT)] if self.network == "destinations" else []
         return [
@@ -303,11 +303,11 @@ class LaunchRecord:
         probe_url: the address of `/livez`, `/readyz` and `/metrics`: `http://…`, `https://…` or `unix:///…`.
         http_url: where clients reach the HTTP port of a gRPC server.
         data: JSON, for the engine alone.
-        inner_url: where the router of the backend reaches the server, beside it; null is `url`.
-        inner_http_url: the same, of the HTTP port of a gRPC server; null is `http_url`.
-        own_url: what leads to this launch alone, also after another one has taken the address; null is `url`.
-        certificate_file: the file with the certificate of a server whose probes are answered by TLS.
-        certificate: what that file held when the server was started, PEM. The controller sets both.
+        inner_url: where the router of the backend reaches the server; null is `url`.
+        inner_http_url: where the router reaches the HTTP port of a gRPC server; null is `http_url`.
+        own_url: leads to this launch alone, also after another one has taken the address; null is `url`.
+        certificate_file: the file with the server's certificate, if the server answers probes over TLS.
+        certificate: the content of that file at the start of the server, PEM. The controller sets both.
     """
 
     engine: str
@@ -347,8 +347,8 @@ class Owned:
     """A backend that the engine found by its labels.
 
     Attributes:
-        complete: false where a part is missing.
-        running: both parts run; `inspect` says how one ended.
+        complete: false if a part is missing.
+        running: whether both parts run; `inspect` says how one ended.
     """
 
     launch_id: str
@@ -359,9 +359,9 @@ class Owned:
 
 
 class Engine(Protocol):
-    """Runs backends. Where `has_routers` is true, it runs routers in front of replicas too.
+    """Runs backends. If `has_routers` is true, it also runs routers in front of replicas.
 
-    `moving_types` are the types of backends whose address `take_address` leads from one launch to another.
+    `moving_types` are the types of backends whose address `take_address` moves from one launch to another.
     """
 
     name: str
@@ -369,11 +369,11 @@ class Engine(Protocol):
     moving_types: frozenset[str]
 
     def check(self) -> None:
-        """Raise `Unavailable`, with the reason, where the engine does not answer."""
+        """Raise `Unavailable`, with the reason, if the engine does not answer."""
 
     def capabilities(self) -> Capabilities: ...
 
-    def count_processors(self) -> int | None: ...  # of the machine that runs backends; None of a cluster
+    def count_processors(self) -> int | None: ...  # those of the machine that runs backends; None for a cluster
 
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
         """Find or fetch the CPython of a runtime; `NotFound` lists the versions of this machine."""
@@ -384,10 +384,10 @@ class Engine(Protocol):
         """Resolve requirements, within constraints, to a hash-pinned file; `InvalidRequest` names the conflict."""
 
     def build(self, venv: VenvBuild, progress: Progress) -> Image:
-        """Build a venv, or find it by its key; one build of a key at a time."""
+        """Build a venv, or find it by its key. Only one build of a key runs at a time."""
 
     def adopt(self, folder: Path, checks: Sequence[str], progress: Progress) -> Image:
-        """Use a virtual environment of the host without changing it; `Unimplemented` where an engine cannot."""
+        """Use a virtual environment of the host without changing it; `Unimplemented` if the engine cannot."""
 
     def find_image(self, key: str) -> Image | None: ...
 
@@ -395,22 +395,22 @@ class Engine(Protocol):
         """Remove a built venv that no backend uses."""
 
     def prepare(self, backend_type: str, progress: Progress) -> None:
-        """Make the image of this type's server, or the worker archive, where it is absent."""
+        """Make the image of this type's server, or the worker archive, if it is absent."""
 
     def identify_server(self, backend_type: str) -> str | None:
         """Identify the programs that a start of this type would run beside user code, by their content.
 
-        Another build of server or worker host changes these at most 32 characters. None: the programs are unknown.
+        The result has at most 32 characters. It changes if server or worker host do. None: the programs are unknown.
         """
 
     def claim_user_ids(self) -> Sequence[int]:
-        """Return the user IDs that worker hosts of this home may have; no other home on this machine has one of them.
+        """Return the user IDs that worker hosts of this home may have. No other home on this machine has one of them.
 
-        They stay the home's as long as it has launches. Empty where worker hosts run as the owner's user.
+        The home keeps them as long as it has launches. Empty if worker hosts run as the owner's user.
         """
 
     def make_manifest(self, launch: Launch, token: str | None, image: str | None) -> Sequence[Mapping[str, Any]]:
-        """Make the objects of Kubernetes that run a launch of type `pipe` beside its client, and keep nothing of them.
+        """Make the Kubernetes objects that run a launch of type `pipe` beside its client, and store nothing.
 
         `token` and `image` are the client's; without an image it sleeps. `Unimplemented` says what pods do not have.
         """
@@ -420,16 +420,16 @@ class Engine(Protocol):
 
         Raises:
             Conflict: a port is taken.
-            InvalidRequest: worker hosts cannot run with the OCI runtime of the launch; says why.
+            InvalidRequest: worker hosts cannot run with the OCI runtime of the launch; the message says why.
         """
 
     def inspect(self, record: LaunchRecord) -> BackendState: ...
 
     def take_address(self, record: LaunchRecord, former: LaunchRecord) -> None:
-        """Lead new connections to the address of a backend from its launch `former` to one that was started beside it.
+        """Lead new connections to a backend's address to the launch of `record`, which was started beside `former`.
 
-        The connections that there are stay with `former`. If the address leads there already, nothing changes. Types
-        that are none of `moving_types` have no such address.
+        Existing connections stay with `former`. If the address already leads to the launch of `record`, nothing
+        changes. Types that are not in `moving_types` have no such address.
         """
 
     def write_keys(self, record: LaunchRecord, data: bytes) -> None:
@@ -437,7 +437,7 @@ class Engine(Protocol):
 
         The file is never where user code runs, unless the engine has no `filesystem_isolation`. It is JSON:
         `{"keys": [{"name", "sha256", "scope": "use" | "metrics", "expiresAt": RFC 3339 or null}]}`. A backend that is
-        gone, or that an older venvd started without a key file, is no error.
+        gone, or that an older venvd started without a key file, is not an error.
 
         Raises:
             Unavailable: the file of a running server cannot be replaced.
@@ -446,18 +446,18 @@ class Engine(Protocol):
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
         """Replace the file of secrets of a backend's server; the server sees it within two seconds.
 
-        The file is never where user code runs, and it is in memory alone, on a tmpfs, unless the machine has none. It
-        is JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}], "authorities": PEM}`. A backend
-        that is gone, or that an older venvd started without such a file, is no error.
+        The file is never where user code runs. It is only in memory, on a tmpfs, unless the machine has none. It is
+        JSON: `{"variables": {NAME: VALUE}, "headers": [{"name", "value", "hosts"}], "authorities": PEM}`. A backend
+        that is gone, or that an older venvd started without such a file, is not an error.
 
         Raises:
             Unavailable: the file of a running server cannot be replaced.
         """
 
     def refresh_files(self, record: LaunchRecord) -> None:
-        """Hand the server what the files of `Launch.server_files` hold now; it sees a change within two seconds.
+        """Give the server the present content of `Launch.server_files`; it sees a change within two seconds.
 
-        An engine whose servers see the files of the host does nothing. A backend that is gone is no error.
+        An engine whose servers see the files of the host does nothing. A backend that is gone is not an error.
 
         Raises:
             InvalidRequest: the owner cannot read a file.
@@ -482,19 +482,19 @@ class Engine(Protocol):
         """Report that parts of backends end or vanish.
 
         Returns:
-            An iterator that yields once when the engine listens, and then after each such event. It ends, or raises an
-            error, where the connection ends or was silent for long. None: this engine reports nothing, and `list_owned`
+            An iterator that yields once when the engine listens, and then after each such event. If the connection ends
+            or was silent for long, it ends or raises an error. None: this engine reports nothing, and `list_owned`
             costs little.
         """
 
     def leftovers(self, used: Collection[str]) -> Sequence[Leftover]:
-        """Objects of this home that nothing uses; `used` are keys of venvs that stay."""
+        """List the objects of this home that nothing uses; `used` are the keys of venvs that stay."""
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove one of `leftovers`; an absent one is no error."""
+        """Remove one of `leftovers`; it is not an error if it is absent."""
 
     def sweep(self) -> None:
-        """Remove unfinished work of a killed controller: build containers, partial venvs; no backends."""
+        """Remove unfinished work of a killed controller: build containers and partial venvs, but no backends."""
 
     def logs(self, record: LaunchRecord, tail: int | None, follow: bool) -> Iterator[LogLine]:
-        """The backend's log lines, oldest first; with `follow` until the backend ends."""
+        """Yield the backend's log lines, oldest first; with `follow`, until the backend ends."""

@@ -1,4 +1,4 @@
-"""The check of a built venv: modules that must be importable in it before it is accepted."""
+"""The check of a built venv: the engine accepts a venv only if it can import certain modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_outcome(modules: Sequence[str], status: int, output: str) -> None:
     """Raise an error if the program did not succeed.
 
     Raises:
-        InvalidRequest: a module cannot be imported; says which, and what it raised.
+        InvalidRequest: a module cannot be imported; the message says which, and what it raised.
     """
     if status != 0:
         lines = output.strip()[-2000:] or f"the interpreter ended with status {status}"

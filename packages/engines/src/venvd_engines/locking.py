@@ -1,9 +1,8 @@
 """Locking and installing with uv: its arguments, its output and its errors.
 
-All engines use this; each runs uv in its own way, in a process or a container. A lock is a
-requirements file in which every line is `name==version` with the hashes of its files. It holds no address: the
-index and its credentials reach uv through `index_environment` only, so they are in no lock, no image and no list of
-processes.
+All engines use this. Each runs uv in its own way, in a process or a container. A lock is a requirements file in which
+every line is `name==version` with the hashes of its files. It contains no address. The index and its credentials reach
+uv only through `index_environment`, so they are in no lock, no image and no list of processes.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ def compile_arguments(
     constraints: str | None = None,
     source_builds: bool = False,
 ) -> list[str]:
-    """The arguments of uv that resolve the requirements file `source` into the lock `output`.
+    """Return the arguments of uv that resolve the requirements file `source` into the lock `output`.
 
     Args:
-        source: path of the requirements.
-        output: path of the lock, which must not exist: uv would prefer its versions.
+        source: the path of the requirements.
+        output: the path of the lock. It must not exist: uv would prefer its versions.
         python_version: the exact version that the lock is for.
-        python: path of that interpreter; without it uv looks for one of the version.
-        constraints: path of a file with versions that packages must have if they are installed.
-        source_builds: also take packages that have no wheel, which runs their code.
+        python: the path of that interpreter; without it uv looks for one of the version.
+        constraints: the path of a file with versions that packages must have if they are installed.
+        source_builds: also take packages that have no wheel; their build runs their code.
     """
     return [
         *("pip", "compile", source, "--output-file", output),
@@ -68,11 +67,11 @@ def compile_arguments(
 def install_arguments(
     lock: str, *, python: str, prefix: str | None = None, source_builds: bool = False, link_mode: str = "copy"
 ) -> list[str]:
-    """The arguments of uv that install the file `lock` into `prefix`, or into the environment of `python`.
+    """Return the arguments of uv that install the file `lock` into `prefix`, or into the environment of `python`.
 
-    Hashes are checked, and nothing is installed that the lock does not name. Bytecode is not compiled: uv would run the
-    environment's own `.pth` code for that, beside a cache that other venvs share. Compile afterwards with the base
-    interpreter. The default link mode keeps what user code does to its files away from the cache.
+    uv checks hashes, and installs nothing that the lock does not name. It does not compile bytecode: for that it would
+    run the environment's own `.pth` code, beside a cache that other venvs share. Compile afterwards with the base
+    interpreter. In the default link mode, user code that changes its files does not change the cache.
     """
     return [
         *("pip", "install", "--requirements", lock, "--require-hashes", "--no-deps", "--no-sources"),
@@ -83,9 +82,9 @@ def install_arguments(
 
 
 def install_projects_arguments(projects: Sequence[str], *, python: str, prefix: str) -> list[str]:
-    """The arguments of uv that install directories with a `pyproject.toml`, without their dependencies.
+    """Return the arguments of uv that install directories with a `pyproject.toml`, without their dependencies.
 
-    The environment of `python` holds their build backend. Nothing is fetched, and no cache is used.
+    The environment of `python` has their build backend. uv fetches nothing and uses no cache.
     """
     return [
         *("pip", "install", "--offline", "--no-cache", "--no-deps", "--no-build-isolation", "--no-sources"),
@@ -99,7 +98,7 @@ def _wheels(source_builds: bool) -> tuple[str, ...]:
 
 
 def index_environment(index_url: str | None, ca_bundle: str | None) -> dict[str, str]:
-    """The variables that tell uv its index and the certificates to trust; the bundle is a path where uv runs."""
+    """Return the variables that tell uv its index and its certificates; `ca_bundle` is a path that uv can read."""
     env = {}
     if index_url:
         env["UV_DEFAULT_INDEX"] = index_url
@@ -112,20 +111,20 @@ def index_environment(index_url: str | None, ca_bundle: str | None) -> dict[str,
 
 
 def clean(text: str) -> str:
-    """A lock in its one canonical form: sorted, without comments, options or addresses; empty for no packages.
+    """Return a lock in its canonical form: sorted, without comments, options or addresses; empty for no packages.
 
     Raises:
-        Internal: a line is no pinned, hashed package.
+        Internal: a line is not a pinned, hashed package.
     """
     entries = sorted(_entry(line) for line in _logical_lines(text))
     return "".join(f"{entry}\n" for entry in entries)
 
 
 def adopt(text: str) -> str:
-    """Return a lock that a client brought in the canonical form; options that choose an index are dropped.
+    """Return a client's lock in the canonical form, without options that choose an index.
 
     Raises:
-        InvalidRequest: it refers to other files, or a line is no package with a pinned version and hashes.
+        InvalidRequest: the lock refers to other files, or a line is not a package with a pinned version and hashes.
     """
     for line in re.sub(r"\\\r?\n", " ", text).splitlines():
         if re.match(r"\s*(-[rce]\b|--(requirement|constraint|editable)\b)", line):
@@ -138,7 +137,7 @@ def adopt(text: str) -> str:
 
 
 def select(lock: str, python_version: str) -> str:
-    """The packages of a lock whose markers hold for a version of CPython on this machine, without the markers."""
+    """Return the packages of a lock whose markers match a version of CPython on this machine, without the markers."""
     environment = {
         **{name: str(value) for name, value in default_environment().items()},
         "implementation_name": "cpython",
@@ -159,7 +158,7 @@ def check_covers(lock: str, requirements: Sequence[str]) -> None:
     """Check that a (canonical) lock pins what each of the (checked) requirements asks for.
 
     Raises:
-        InvalidRequest: a package is missing, or is pinned in a version that was not asked for; says which.
+        InvalidRequest: a package is missing, or its pinned version does not fit; the message says which.
     """
     versions: dict[str, list[str]] = {}
     for line in lock.splitlines():
@@ -179,7 +178,7 @@ def _list_hashes(line: str) -> list[str]:
 
 
 def pins(lock: str) -> dict[str, str]:
-    """The version of each package of a lock, by its canonical name."""
+    """Return the version of each package of a lock, by the package's canonical name."""
     return dict(line.split(" ", 1)[0].split("==", 1) for line in lock.splitlines() if "==" in line)
 
 
@@ -212,7 +211,7 @@ def without_addresses(text: str) -> str:
 
 
 def explain(stderr: str) -> str:
-    """The errors of uv as one sentence, which names the requirement and the cause but no package host."""
+    """Return the errors of uv as one sentence. It names the requirement and the cause, but no package host."""
     causes, hints = _parse_errors(without_addresses(stderr))
     if not causes:
         return "the installer failed without a message"
@@ -225,7 +224,7 @@ def explain(stderr: str) -> str:
 
 
 def failure(stderr: str) -> VenvdError:
-    """The exception for errors of uv: `InvalidRequest`, `Unavailable`, or else `Internal`."""
+    """Return the exception for errors of uv: `InvalidRequest`, `Unavailable`, or else `Internal`."""
     causes, _ = _parse_errors(without_addresses(stderr))
     whole = " ".join(causes)
     if causes and _INVALID.search(causes[0]):
@@ -236,7 +235,7 @@ def failure(stderr: str) -> VenvdError:
 
 
 def _parse_errors(stderr: str) -> tuple[list[str], list[str]]:
-    """The error and its causes, outermost first, then the hints."""
+    """Return the error and its causes, outermost first, and the hints."""
     causes: list[str] = []
     hints: list[str] = []
     into: list[str] | None = None

@@ -15,14 +15,14 @@ from venvd_contract.errors import InvalidRequest
 _PATCHES = 100
 """A minor version has releases from .0 to .99 at most."""
 _DEEPEST = 50
-"""Extras and groups that may lie between the one asked for and one that is included."""
+"""The most extras or groups that include each other in a chain."""
 
 
 class RequiresPython:
     """Which Pythons a project runs on.
 
     Raises:
-        InvalidRequest: the text is no version specifier.
+        InvalidRequest: the text is not a version specifier.
     """
 
     def __init__(self, text: str) -> None:
@@ -33,7 +33,7 @@ class RequiresPython:
             raise InvalidRequest(f'requires-python: "{text[:80]}" is no version specifier such as >=3.11') from None
 
     def allows(self, version: str) -> bool:
-        """Return whether a version is allowed; of a minor version, any release may be taken."""
+        """Return whether a version is allowed. A minor version is allowed if one of its releases is."""
         releases = [version] if version.count(".") > 1 else [f"{version}.{patch}" for patch in range(_PATCHES)]
         return any(self._allowed.contains(release, prereleases=True) for release in releases)
 
@@ -62,15 +62,15 @@ class Pyproject:
 
     @property
     def requires_python(self) -> str | None:
-        """The Pythons that the project runs on, None for any."""
+        """The Pythons that the project runs on; None for any."""
         text = self._project.get("requires-python")
         return text if isinstance(text, str) else None
 
     def list_dependencies(self, extras: Sequence[str], groups: Sequence[str]) -> list[str]:
-        """Return the project's dependencies, with those of extras and of dependency groups; each of these counts once.
+        """Return the project's dependencies, with those of extras and of dependency groups. Each of these counts once.
 
         Raises:
-            InvalidRequest: there is no such extra or group; names those that exist.
+            InvalidRequest: there is no such extra or group; the message names those that exist.
         """
         lines = _get_lines(self._project, "dependencies", "project.dependencies")
         listed_extras: set[str] = set()
@@ -97,11 +97,11 @@ class Pyproject:
         return lines
 
     def _find_own_extras(self, line: str) -> set[str] | None:
-        """Return the extras of a requirement that names the project itself, None for another one."""
+        """Return the extras of a requirement that names the project itself; None for any other requirement."""
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
-            return None  # the check of the requirements explains what is wrong
+            return None  # the check of the requirements reports what is wrong
         return requirement.extras if self._name and canonicalize_name(requirement.name) == self._name else None
 
     def _list_group(self, group: str, seen: tuple[str, ...], listed: set[str]) -> list[str]:

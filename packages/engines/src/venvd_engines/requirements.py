@@ -1,7 +1,7 @@
 """Checks the contents of a venv before a build: requirements, Debian packages, modules to preload.
 
-Requirement lines are those of PEP 508 with names, extras, versions and markers; whatever would let a line choose where
-a package comes from (index options, URLs, paths, variables) is refused.
+Requirement lines are those of PEP 508 with names, extras, versions and markers. The check refuses everything that
+would let a line choose where a package comes from: index options, URLs, paths and variables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from venvd_contract.errors import InvalidRequest, TooLarge
 
 MAX_LINES = 1000
 MAX_LINE = 1000
-"""Characters of one line."""
+"""The most characters of a line."""
 
 _RIGHT = 'write a package\'s name with versions, extras or a marker, such as "pandas[excel]>=2,<3" or "numpy==2.1.0"'
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -30,13 +30,13 @@ _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def check(lines: Sequence[str]) -> list[str]:
-    """The requirements in one canonical form, sorted; comments and blank lines dropped.
+    """Return the requirements in their canonical form, sorted, without comments and blank lines.
 
     Two lines for one package with the same marker become one that demands both.
 
     Raises:
-        InvalidRequest: names the line, what is wrong with it and what would be right.
-        TooLarge: more lines than `MAX_LINES`.
+        InvalidRequest: a line is wrong; the message names it, what is wrong and what would be right.
+        TooLarge: there are more lines than `MAX_LINES`.
     """
     if len(lines) > MAX_LINES:
         raise TooLarge(f"{len(lines)} requirement lines are more than the limit of {MAX_LINES}")
@@ -49,21 +49,21 @@ def check(lines: Sequence[str]) -> list[str]:
 
 
 def replace_packages(lines: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """The (checked) lines with those that are wanted, which replace the lines for the same packages."""
+    """Return the (checked) lines with the wanted ones. These replace the lines for the same packages."""
     names = {Requirement(line).name for line in wanted}
     return sorted([*(line for line in lines if Requirement(line).name not in names), *wanted])
 
 
 def list_with_extras(lines: Sequence[str]) -> list[str]:
-    """The (checked) lines that ask for extras."""
+    """Return the (checked) lines that ask for extras."""
     return [line for line in lines if Requirement(line).extras]
 
 
 def check_apt(names: Sequence[str]) -> list[str]:
-    """The names of Debian packages, sorted, each once.
+    """Return the names of Debian packages, sorted, each once.
 
     Raises:
-        InvalidRequest: names the first that cannot be one.
+        InvalidRequest: a name is wrong; the message has the first that cannot be a package's.
     """
     for name in names:
         if len(name) > MAX_LINE or not _APT.fullmatch(name):
@@ -72,10 +72,10 @@ def check_apt(names: Sequence[str]) -> list[str]:
 
 
 def check_apt_known(names: Sequence[str], known: Collection[str]) -> None:
-    """Check that each name is that of a package, where apt would also take a pattern or an action such as `tzdata+`.
+    """Check that each name is a package's: apt would also take a pattern, or an action such as `tzdata+`.
 
     Raises:
-        InvalidRequest: names the unknown ones, and the nearest known names.
+        InvalidRequest: a name is unknown; the message has it and the nearest known name.
     """
     for name in names:
         if name not in known:
@@ -95,10 +95,10 @@ def _explain_apt(name: str) -> str:
 
 
 def check_modules(names: Sequence[str]) -> list[str]:
-    """The names of modules to preload, in their order, each once.
+    """Return the names of modules to preload, in their order, each once.
 
     Raises:
-        InvalidRequest: names the first that cannot be imported.
+        InvalidRequest: a name is wrong; the message has the first that cannot be a module's.
     """
     for name in names:
         if len(name) > MAX_LINE or not _MODULE.fullmatch(name) or any(map(keyword.iskeyword, name.split("."))):
@@ -155,7 +155,7 @@ def _refuse_sources(text: str) -> None:
 
 
 def _check_exact(text: str, requirement: Requirement) -> None:
-    """PEP 440's `===` takes any text; installers do not."""
+    """Check the version after `===`: PEP 440 allows any text there, but installers do not."""
     for specifier in requirement.specifier:
         if specifier.operator == "===":
             try:

@@ -1,4 +1,4 @@
-"""Chooses the engine: the one in the settings, or for `auto` docker where it answers, else local processes."""
+"""Chooses the engine: the one in the settings, or for `auto` docker if it answers, else local processes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ OLDEST_API = (1, 41)
 _API = ".".join(map(str, OLDEST_API))
 _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 5
-"""Long enough for a busy machine: a wrong choice would move all backends to the other engine."""
+"""The wait for an answer. It suits a busy machine: a wrong choice would move all backends to the other engine."""
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 def choose(name: str, settings: EngineSettings) -> tuple[Engine, str]:
-    """The engine of a name, and the reason for the choice as one sentence.
+    """Return the engine of a name, and the reason for the choice as one sentence.
 
     Raises:
         InvalidRequest: there is no engine of this name.
-        Unavailable: it does not answer; the message says how to start it.
+        Unavailable: the engine does not answer; the message says how to start it.
     """
     if name not in ENGINES:
         raise InvalidRequest(f'there is no engine "{name[:40]}": choose one of {", ".join(ENGINES)}')
@@ -45,7 +45,7 @@ def choose(name: str, settings: EngineSettings) -> tuple[Engine, str]:
 
 
 def _local(settings: EngineSettings) -> Engine:
-    from venvd_engines.local.engine import LocalEngine  # noqa: PLC0415 - each engine's libraries only where it is used
+    from venvd_engines.local.engine import LocalEngine  # noqa: PLC0415 - load an engine's libraries only if it is used
 
     engine = LocalEngine(settings)
     engine.check()
@@ -79,7 +79,7 @@ class _Answer:
 
 
 def _ask_docker() -> _Answer:
-    """The version that the Docker Engine reports; a host that drops every packet causes no long delay."""
+    """Ask the Docker Engine for its version. A host that drops every packet causes no long delay."""
     import docker  # noqa: F401, PLC0415 - not within the time of the answer
 
     host = os.environ.get("DOCKER_HOST") or _DEFAULT_HOST
@@ -97,7 +97,7 @@ def _probe(host: str) -> _Answer:
 
     try:
         _connect(host)
-        # with a version named, the SDK does not ask for one by itself
+        # since a version is named, the SDK does not ask for one by itself
         client = docker.APIClient(version=_API, **docker.utils.kwargs_from_env(), timeout=_ANSWER_SECONDS)
         try:
             description = client.version(api_version=False)
@@ -109,7 +109,7 @@ def _probe(host: str) -> _Answer:
 
 
 def _connect(host: str) -> None:
-    """Try to connect: a closed port fails at once, and an engine that listens may take longer to answer."""
+    """Try to connect. A closed port fails at once, and an engine that listens may take longer to answer."""
     parts = urlsplit(host)
     if parts.scheme == "unix":
         with socket.socket(socket.AF_UNIX) as connection:
@@ -134,7 +134,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _find_reason(error: BaseException) -> str:
-    """The message of the innermost system error in a chain of exceptions."""
+    """Return the message of the innermost system error in a chain of exceptions."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:

@@ -8,7 +8,7 @@ from venvd_worker.common import landlock, seccomp
 
 
 def hides_files() -> bool:
-    """Whether a session sees no files but the system's, its venv's and its own."""
+    """Return whether a session sees only the files of the system, of its venv and its own."""
     return landlock.find_version() > 0
 
 

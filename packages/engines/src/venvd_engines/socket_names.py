@@ -1,7 +1,7 @@
-"""The names of the sockets of pipe backends. That for clients leads from one launch to another in an update.
+"""The names of the sockets of pipe backends. An update leads the name for clients from one launch to another.
 
-The first launch of a backend listens at that name. A launch beside it listens at a name of its own, and the name for
-clients becomes a link to it. A former launch that listened at the name for clients gets a name of its own then.
+The first launch of a backend listens at the name for clients. A launch beside it listens at its own name. Then the
+name for clients becomes a link to the new launch. If the former launch listened at that name, it now gets its own.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def choose_prefix(launch: Launch) -> str:
-    """Choose what the names at which a launch listens begin with."""
+    """Choose the prefix of the names at which a launch listens."""
     return f"{launch.id}-" if launch.beside else ""
 
 
 def find_own_socket(directory: Path, launch_id: str) -> Path:
-    """Return the path that leads to a launch alone, once another one has taken the name for clients."""
+    """Return the path that leads only to this launch, once another one has taken the name for clients."""
     return directory / f"{launch_id}-{PIPE}"
 
 
 def take_name(directory: Path, launch_id: str, former_id: str) -> None:
-    """Lead the name for clients to a launch that listens at a name of its own; it always leads to one of the two.
+    """Lead the name for clients to a launch that listens at its own name. It always leads to one of the two.
 
     Raises:
         Unavailable: the directory cannot be changed, or the launch does not listen.
@@ -42,7 +42,7 @@ def take_name(directory: Path, launch_id: str, former_id: str) -> None:
             return
         if not own.is_socket():
             raise Unavailable(f"no server listens at {own}")
-        # of the former launch if that listens at the name for clients, and gets this one in exchange
+        # the former launch's own name, if it listens at the name for clients: it gets this one in exchange
         name = find_own_socket(directory, former_id) if main.is_socket() and not main.is_symlink() else None
         link = name or directory / f"{launch_id}-link"
         link.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def take_name(directory: Path, launch_id: str, former_id: str) -> None:
 
 
 def _exchange(link: Path, main: Path) -> None:
-    """Exchange two names at once; where the file system cannot, `main` is absent for a moment."""
+    """Exchange two names at once. If the file system cannot, `main` is absent for a moment."""
     if _libc.renameat2(_AT_FDCWD, os.fsencode(link), _AT_FDCWD, os.fsencode(main), _RENAME_EXCHANGE) == 0:
         return
     target = link.readlink()

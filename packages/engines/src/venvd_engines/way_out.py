@@ -1,9 +1,9 @@
-"""How programs in a worker host find the broker of its network, which is their only way out."""
+"""How programs in a worker host find the broker of its network, their only way out."""
 
 from __future__ import annotations
 
 PROXY_PORT = 3128
-"""Of the forwarder to the egress broker, on the loopback of the worker host."""
+"""The port of the forwarder to the egress broker, on the loopback of the worker host."""
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
 _DIRECT = "localhost,127.0.0.1,::1"
 PROXY_ENV = {

@@ -150,7 +150,7 @@ class Backends:
     def _start_worker(self, launch: Launch) -> None:
         archive_volume, archive_name = self._archives.ensure(launch.image)
         size = launch.limits.tmpfs_bytes
-        # Root owns them, so that no session can close them to the others; no session can list these directories.
+        # Root owns these directories, so no session can close them to the others. No session can list them.
         # Engines before 23 ignore the requested mode and set 0755: there the user has to be the owner.
         owner = 0 if self._client.has_tmpfs_modes else _worker_user(launch)
         work = tmpfs_options(size, owner, 0, mode="1733", executable=True)
@@ -231,7 +231,7 @@ class Backends:
                 return record
 
     def _list_published(self) -> Iterator[int]:
-        """Yield the ports that containers on this engine publish, also those of other owners."""
+        """Yield the ports that containers on this engine publish, also the containers of other owners."""
         for container in self._client.api.containers():
             for port in container.get("Ports") or ():
                 if port.get("PublicPort"):
@@ -260,13 +260,13 @@ class Backends:
             hostname=launch.name,
         )
         if (launch.router or launch.routed) and not self._client.settings.docker_network:
-            # the name of the container leads to its address in the other network too, where nothing reaches it
+            # the container's own name resolves to its address in the other network too, where nothing reaches it
             aliases = [labels.part_name(launch.id, labels.ROUTED)]
             self._client.api.connect_container_to_network(name, self._networks.ensure_routed(), aliases=aliases)
         return name
 
     def _choose_server_network(self, launch: Launch) -> str:
-        """Choose the network of a server: one with ports needs one, and so does the broker beside a server."""
+        """Choose the network of a server: a server with ports needs one, and so does one with a broker beside it."""
         if launch.ports and self._client.settings.docker_network:
             return self._client.settings.docker_network
         return self._networks.ensure() if launch.ports or launch.network == "destinations" else "none"
@@ -342,7 +342,7 @@ class Backends:
         """Replace the key file of a backend's server.
 
         Raises:
-            Unavailable: the server runs on, and the directory of its key file is gone.
+            Unavailable: the server still runs, but the directory of its key file is gone.
         """
         if self._keys.replace(record.launch_id, data) or not record.data.get("keys"):
             return
@@ -355,7 +355,7 @@ class Backends:
             self._secrets.write(record.launch_id, data)
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
-        """Stop the server, then the worker host, so that sessions may still answer calls that run."""
+        """Stop the server, then the worker host, so that sessions can still answer the running calls."""
         deadline = time.monotonic() + grace
         for part, reserved_seconds in ((labels.SERVER, 1.0), (labels.WORKER, 0.0)):
             seconds = max(0.0, deadline - time.monotonic() - reserved_seconds)
@@ -435,7 +435,7 @@ def _worker_user(launch: Launch) -> int:
 
 
 def _server_env(launch: Launch, controller: Path | None) -> dict[str, str]:
-    """Return the settings of the server. Those of `SERVER_PATHS` come from the engine."""
+    """Return the settings of the server. The engine sets those that `SERVER_PATHS` lists."""
     inside_ports = {port.name: str(port.inside) for port in launch.ports}
     host = "0.0.0.0"  # noqa: S104 - in a container, whose ports are published on `launch.host` only
     engine_settings = {"VENVD_HOST": host, "VENVD_KEYS_FILE": f"{KEYS}/{FILE}"}

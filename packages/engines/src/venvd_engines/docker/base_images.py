@@ -1,4 +1,4 @@
-"""Base images: an official image pinned by digest where a registry answers, else one of this machine."""
+"""Base images: an official image pinned by digest if a registry answers, else an image of this machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ OFFICIAL = "python:{version}-slim"
 STAND_IN = "venvd-base"
 """Repository of the images that `make base-images` makes."""
 SERVER_PYTHON = "3.13"
-"""CPython of the servers' images where there is a choice."""
+"""The CPython of the servers' images, if there is a choice."""
 OLDEST_SERVER_PYTHON = (3, 11)
 
 REGISTRY_TIMEOUT = 20.0
-"""Seconds that a registry has for the start of its answer."""
+"""Seconds within which a registry must begin its answer."""
 REGISTRY_RETRY = 300.0
 """Seconds before the next request to a registry that did not answer."""
 
@@ -47,7 +47,7 @@ class BaseImages:
         self._next_request = 0.0
 
     def resolve(self, version: str, progress: Progress) -> RuntimeRef:
-        """The runtime of a version; see `Engine.resolve`."""
+        """Return the runtime of a version; see `Engine.resolve`."""
         check_version(version)
         image = self._find(version, progress)
         if image is None:
@@ -61,7 +61,7 @@ class BaseImages:
         return RuntimeRef(version=version, resolved=exact, base=image.ref)
 
     def find_for_servers(self, progress: Progress) -> str:
-        """The name of the image that server images are built on."""
+        """Return the name of the image that server images are built on."""
         image = self._find(SERVER_PYTHON, progress)
         if image is not None:
             return image.name
@@ -71,17 +71,17 @@ class BaseImages:
         return f"{STAND_IN}:{usable[-1]}"
 
     def find_local(self, version: str) -> str | None:
-        """Return the name of an image of a version that is on this machine, without a request to a registry."""
+        """Return the name of this machine's image of a version, or None. This asks no registry."""
         names = (self._format_name(version), f"{STAND_IN}:{version}")
         return next((name for name in names if self._inspect(name) is not None), None)
 
     def ensure(self, ref: str, progress: Progress) -> None:
-        """Pull the base of a runtime again where it was removed."""
+        """Pull the base image of a runtime again if it was removed."""
         if self._inspect(ref) is None and self._pull(ref, progress) is None:
             raise NotFound(f"the base image {ref} is gone from this machine: init its runtime again")
 
     def _find(self, version: str, progress: Progress) -> LocalImage | None:
-        """The official image, pulled where a registry has it, else the stand-in."""
+        """Return the official image, pulled if a registry has it, else the stand-in."""
         name = self._format_name(version)
         return self._pull(name, progress) or self._inspect(name) or self._inspect(f"{STAND_IN}:{version}")
 
@@ -95,7 +95,7 @@ class BaseImages:
             ) from None
 
     def _pull(self, name: str, progress: Progress) -> LocalImage | None:
-        """The image from its registry; None where no registry answers, or has no such image."""
+        """Pull an image from its registry. Return None if the registry does not answer, or has no such image."""
         if time.monotonic() < self._next_request:
             return None
         repository, tag = docker.utils.parse_repository_tag(name)
@@ -114,7 +114,7 @@ class BaseImages:
         return self._inspect(name)
 
     def _request_pull(self, repository: str, tag: str | None, progress: Progress) -> Iterator[dict[str, Any]]:
-        """The engine's messages about a pull; progress bars excepted, they reach the log."""
+        """Yield the engine's messages about a pull, and log all of them but the progress bars."""
         api = self._client.api
         doing = f"pull {repository}"
 
@@ -142,7 +142,7 @@ class BaseImages:
         return LocalImage(name, digests[0] if digests else image["Id"])
 
     def _probe_version(self, image: LocalImage) -> str:
-        """The exact version of the image's CPython, from running it."""
+        """Run the image's CPython, and return its exact version."""
         api = self._client.api
         with self._client.temporary_container(
             image.ref,
@@ -167,7 +167,7 @@ class BaseImages:
         return str(version)
 
     def _list_stand_ins(self) -> list[str]:
-        """The versions of the stand-ins on this machine, oldest first."""
+        """Return the versions of the stand-ins on this machine, oldest first."""
         tags = [tag for image in self._client.api.images(STAND_IN) for tag in image.get("RepoTags") or ()]
         names = {tag.rpartition(":")[2] for tag in tags}
         return sorted((name for name in names if name.replace(".", "").isdigit()), key=_numbers)

@@ -1,9 +1,9 @@
-"""Build containers: an image is made in one by commands, and committed from it.
+"""Build containers: commands make the content of an image in one, and the engine commits it as the image.
 
-Mounts lie below the container's tmpfs on /tmp, so that none leaves a directory in the committed image. For the same
-reason files come in through a command: the engine's archive call would create the mounts' directories in the layer, and
-what it writes below /tmp would be in the image and not in the tmpfs. The environment carries a file's content, because
-some proxies in front of the engine do not forward a command's input (HAProxy 2.6).
+Mounts lie below the container's tmpfs on /tmp, so no mount leaves a directory in the committed image. For the same
+reason a command writes the files. The engine's archive call would create the mounts' directories in the layer, and
+would write files for /tmp to the image instead of the tmpfs. The environment carries a file's content, because some
+proxies in front of the engine do not forward a command's input (HAProxy 2.6).
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ SCRATCH_BYTES = 1 << 30
 _BROKER_BYTES = 256 << 20
 _PORTS = {"http": 80, "https": 443}
 MAX_KEPT_LINES = 100_000
-"""Lines of a command's output that are kept beside the log."""
+"""How many lines of a command's output are kept beside the log."""
 
 APT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID", "SETUID")
 """Capabilities of root that dpkg and apt need."""
 
 CHUNK_BYTES = 90_000
-"""Bytes of a file that one environment variable carries, before base64; the kernel's limit is 128 KiB."""
+"""Bytes of a file that one environment variable carries, before base64. The kernel's limit is 128 KiB."""
 
 _APPEND = "import base64, os, sys; open(sys.argv[1], sys.argv[2]).write(base64.b64decode(os.environ['CHUNK']))"
 
 
 class SharedFilesError(Exception):
-    """Packages have a file in common, so what the file holds depends on the order in which they are installed."""
+    """Packages have a file in common, so the file's content depends on the order of their installation."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class BuildContainer:
 
         Args:
             command: the program and its arguments.
-            env: variables for this command alone; no configuration and no image holds them.
-            log: where the lines go as they come; the work's log by default.
-            quiet: do not log standard output, which is an answer.
+            env: variables for this command alone; they reach no configuration and no image.
+            log: receives the lines as they come; the work's log by default.
+            quiet: do not log standard output: the caller reads it as an answer.
         """
         api = self._client.api
         made = api.exec_create(self._container, list(command), environment=dict(env or {}))["Id"]
@@ -134,24 +134,24 @@ class BuildContainer:
             must(self.run(command, {"CHUNK": chunk}), "put a file into the build container")
 
     def list_mirrors(self) -> list[str]:
-        """The hosts, with ports, from which the base image takes Debian packages."""
+        """List the hosts, with ports, from which the base image takes Debian packages."""
         command = ["apt-get", "indextargets", "--format", "$(SITE)"]
         sites = must(self.run(command, quiet=True), "list the sources of Debian packages").split()
         parts = {urlsplit(site) for site in sites}
         return sorted(f"{part.hostname}:{part.port or _PORTS[part.scheme]}" for part in parts if part.scheme in _PORTS)
 
     def find_python(self) -> str:
-        """The path of the base image's interpreter."""
+        """Return the path of the base image's interpreter."""
         command = ["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"]
         return must(self.run(command, quiet=True), "find the base image's python3").strip()
 
     def make_venv(self, prefix: str) -> None:
-        """An environment without pip."""
+        """Make a virtual environment without pip."""
         outcome = self.run(["python3", "-I", "-m", "venv", "--without-pip", prefix])
         must(outcome, "make the environment (the base image needs Python's venv module)")
 
     def uv(self, arguments: Sequence[str]) -> None:
-        """Run uv, which knows the index by the address of the broker; the log shows its output without addresses.
+        """Run uv with the broker as its package index. The log shows uv's output without addresses.
 
         Raises:
             InvalidRequest: the requirements are wrong.
@@ -178,11 +178,11 @@ class BuildContainer:
             raise locking.failure(outcome.stderr)
 
     def post_install(self, prefix: str, added: Sequence[str] = ()) -> list[Package]:
-        """Compile what was installed into `prefix` and point its scripts at its interpreter; the packages in it.
+        """Compile the packages in `prefix`, point their scripts at its interpreter, and return the packages.
 
         Args:
             prefix: the environment.
-            added: the only packages that are compiled, where the others came with the parent; empty for all.
+            added: the only packages to compile, if the others came with the parent; empty for all.
 
         Raises:
             SharedFilesError: one of `added` has a file that another package has too.
@@ -199,11 +199,11 @@ class BuildContainer:
         return [Package(name, version) for name, version in json.loads(lines[-1])]
 
     def commit(self, config: Mapping[str, Any], name: str | None = None) -> str:
-        """The ID of an image of what the container holds.
+        """Commit the content of the container as an image, and return its ID.
 
         Args:
-            config: the image's configuration; the container's own is not inherited where this names a field.
-            name: repository and tag; without them the image is not tagged.
+            config: the image's configuration; its fields replace those of the container.
+            name: repository and tag; without it the image gets no tag.
         """
         repository, _, tag = (name or "").partition(":")
 
@@ -223,8 +223,8 @@ class BuildContainer:
 class BuildContainers:
     """Opens build containers, with uv and the site's certificates in them.
 
-    A build container has no network. A broker in another container, which runs no code of packages and alone has the
-    credentials of the package index, reaches the index and the internet for it, and no internal address.
+    A build container has no network. A broker in another container reaches the package index and the internet for it,
+    but no internal address. The broker runs no code of packages, and it alone has the credentials of the index.
     """
 
     def __init__(self, client: DockerClient, volumes: FilledVolumes) -> None:
@@ -242,16 +242,16 @@ class BuildContainers:
         user_code: bool = False,
         key: str = "",
     ) -> Iterator[BuildContainer]:
-        """A build container of the image `base`, removed at the end whatever happens.
+        """Yield a build container of the image `base`, and remove it at the end whatever happens.
 
         Args:
             base: the image of the runtime.
-            parent: an image to build on that was built on `base`. The container runs the programs of `base` all the
-                same, and the broker beside it sees nothing of the parent.
-            progress: where the output goes.
-            root_work: Debian packages can be installed, which needs some of root's capabilities.
+            parent: an image to build on that was built on `base`. The container still runs the programs of `base`, and
+                the broker beside it sees nothing of the parent.
+            progress: receives the output.
+            root_work: give the container the capabilities of root that the installation of Debian packages needs.
             user_code: packages may run their code, so the container gets no cache that others use.
-            key: the content address of what is built, as a label for people.
+            key: the content address of the build's result, as a label for people.
         """
         settings = self._client.settings
         tools = Mount(_TOOLS, self._fill_tools(base), type="volume", read_only=True)
@@ -307,14 +307,14 @@ class BuildContainers:
             yield BuildContainer(self._client, container, progress)
 
     def _open_broker(self, broker: BuildContainer, hosts: Sequence[str]) -> None:
-        """Run the broker; its configuration, which may hold a password, is in the environment of this command alone."""
+        """Run the broker. Its configuration may contain a password, so only this command has it in its environment."""
         config = json.dumps({"index": self._client.settings.index_url, "ca": CA_BUNDLE, "hosts": hosts})
         command = ["python3", "-I", "-S", _BROKER, "build", f"{_EGRESS}/{_SOCKET}"]
         must(broker.run(command, {CONFIG: config}), "start the broker of the build")
 
     @contextlib.contextmanager
     def _make_way_out(self) -> Iterator[str]:
-        """Make the volume of the broker's socket; give its name."""
+        """Make the volume of the broker's socket, and yield its name."""
         options = f"uid={labels.SERVER_UID},gid={labels.SHARED_GID},mode=0755,size=1m,nosuid,nodev,noexec"
         volume = self._client.api.create_volume(
             driver_opts={"type": "tmpfs", "device": "tmpfs", "o": options}, labels=self._client.labels(labels.HELPER)
@@ -326,7 +326,7 @@ class BuildContainers:
                 self._client.api.remove_volume(volume["Name"])
 
     def _make_cache(self) -> str:
-        """Make the cache of builds that run no code of packages: one for each index, which uv knows by one address."""
+        """Make the cache of builds that run no code of packages. Each index has one: uv sees one address for all."""
         index = self._client.settings.index_url
         name = f"venvd-{self._client.settings.home_id}-uv-cache"
         if index:
@@ -335,7 +335,7 @@ class BuildContainers:
         return name
 
     def _fill_tools(self, image: str) -> str:
-        """The name of the volume with uv, the programs of the way out, and the certificates."""
+        """Return the name of the volume with uv, the programs of the way out, and the certificates."""
         bundle = _read(self._client.settings.ca_bundle or Path(requests.utils.DEFAULT_CA_BUNDLE_PATH))
         broker = egress.make_program()
         forwarder = archive.build(self._client.settings.home / "worker").read_bytes()
@@ -350,7 +350,7 @@ class BuildContainers:
 
 
 def must(outcome: Outcome, doing: str, kind: type[VenvdError] = Internal) -> str:
-    """The standard output of a command that should have succeeded."""
+    """Return the standard output of a command, or raise an error if the command failed."""
     if outcome.status != 0:
         output = outcome.stderr.strip() or outcome.stdout.strip() or "it wrote nothing"
         raise kind(f"could not {doing}: {output[-2000:]}")

@@ -1,4 +1,4 @@
-"""Waits for the engine that a cancellation or a deadline can end."""
+"""Ways to wait for the engine until a cancellation or a deadline."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from venvd_contract.errors import DeadlineExceeded
 from venvd_engines.engine import Progress
 
 MAX_LINE_BYTES = 1 << 16
-"""A longer line is cut."""
+"""The most bytes of a line; a longer line is cut."""
 POLL_SECONDS = 0.2
-"""Time between two looks at whether the work was cancelled."""
+"""Seconds between two checks for a cancellation."""
 
 T = TypeVar("T")
 _END: Any = object()
 
 
 class _Deadline:
-    """Ends a wait: `check` raises once the work is cancelled or took too long."""
+    """Ends a wait: `check` raises once the work is cancelled or takes too long."""
 
     def __init__(self, progress: Progress, seconds: float, doing: str) -> None:
         self._progress = progress
@@ -46,7 +46,7 @@ def iterate(stream: Iterable[T], progress: Progress, *, seconds: float, doing: s
     silent stream outlives a cancellation: it ends with the source of the stream.
 
     Args:
-        stream: of the SDK.
+        stream: a stream of the SDK.
         progress: asked for cancellation.
         seconds: the longest time for the whole stream.
         doing: names the work in an error: "pull python".
@@ -120,7 +120,7 @@ def call(
     doing: str,
     discard: Callable[[T], object] | None = None,
 ) -> T:
-    """The result of a blocking call.
+    """Run a blocking call in a thread, and return its result.
 
     Args:
         function: runs in a thread, to its end even after a cancellation.
@@ -166,13 +166,13 @@ class LineSplitter:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> list[str]:
-        """The lines that this chunk completes."""
+        """Return the lines that this chunk completes."""
         *whole, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
             whole, self._rest = [*whole, self._rest], b""
         return [line.decode("utf-8", "replace") for line in whole]
 
     def end(self) -> list[str]:
-        """The last line, where it has no end."""
+        """Return the last line if it has no line end."""
         rest, self._rest = self._rest, b""
         return [rest.decode("utf-8", "replace")] if rest else []

@@ -26,13 +26,13 @@ WATCH_SECONDS = 30
 _TMPFS_MODES_API = (1, 42)
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""The search path where an image sets none."""
+"""The search path if an image sets none."""
 _LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 """Set explicitly: the daemon's default driver may not support reading logs."""
 
 
 class DockerClient:
-    """The SDK's low-level clients, shared by threads; DOCKER_HOST and related variables name the engine."""
+    """The SDK's low-level clients, for all threads. DOCKER_HOST and related variables name the engine."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -53,7 +53,7 @@ class DockerClient:
 
     @property
     def has_tmpfs_modes(self) -> bool:
-        """Whether a tmpfs gets the mode that its options name: from Engine 23 (API 1.42) on. Asked once."""
+        """Whether a tmpfs gets the mode in its options, as on Engine 23 (API 1.42) and later. Asks the engine once."""
         if self._tmpfs_modes is None:
             version = self.api.version()["ApiVersion"]
             self._tmpfs_modes = tuple(int(part) for part in version.split(".")) >= _TMPFS_MODES_API
@@ -83,7 +83,7 @@ class DockerClient:
     # ---- labels ----------------------------------------------------------------------------------------------
 
     def labels(self, role: str, **more: str) -> dict[str, str]:
-        """The labels of an object of this home; `more` are further ones (`launch=…`)."""
+        """Make the labels of an object of this home; `more` are further ones (`launch=…`)."""
         return {
             labels.HOME: self.settings.home_id,
             labels.ROLE: role,
@@ -92,13 +92,13 @@ class DockerClient:
         }
 
     def filters(self, role: str | None = None, **more: str) -> dict[str, list[str]]:
-        """A filter of the Engine API for the objects of this home."""
+        """Make a filter of the Engine API for the objects of this home."""
         wanted = {labels.HOME: self.settings.home_id, **({labels.ROLE: role} if role else {})}
         wanted.update((f"dev.venvd.{name}", value) for name, value in more.items())
         return {"label": [f"{name}={value}" for name, value in wanted.items()]}
 
     def is_made_here(self, object_labels: dict[str, str] | None) -> bool:
-        """Whether this process made the object with these labels."""
+        """Return whether this process made the object with these labels."""
         return (object_labels or {}).get(labels.INSTANCE) == self._instance
 
     # ---- containers ------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class DockerClient:
         keep_entrypoint: bool = False,
         **config: Any,
     ) -> str:
-        """The ID of a new container with every guard on (SECURITY.md); arguments loosen single ones.
+        """Create a container with every guard on (SECURITY.md), and return its ID. Arguments loosen single guards.
 
         Args:
             image: its entrypoint and health check are ignored, unless `keep_entrypoint` is set.
@@ -133,8 +133,8 @@ class DockerClient:
             network: name of a network.
             tmpfs: options by path; `tmpfs_options` makes them.
             mounts: volumes and directories of the host.
-            read_only: the root file system cannot be written.
-            capabilities: those of root that the container keeps.
+            read_only: make the root file system read-only.
+            capabilities: the capabilities of root that the container keeps.
             runtime: an OCI runtime other than the engine's default.
             published: address and port on the host, by the port inside.
             ulimits: further limits of each process, by the names of `setrlimit`.
@@ -167,7 +167,7 @@ class DockerClient:
 
     @contextlib.contextmanager
     def temporary_container(self, image: str, **config: Any) -> Iterator[str]:
-        """A container made by `create_container`, removed at the end whatever happens."""
+        """Yield a container that `create_container` makes, and remove it at the end whatever happens."""
         container = self.create_container(image, **config)
         try:
             yield container
@@ -186,12 +186,12 @@ class DockerClient:
             events.close()
 
     def read_logs(self, container: str, *, stderr: bool) -> str:
-        """The whole output of a container that has ended."""
+        """Return the whole output of a container that has ended."""
         output: bytes = self.api.logs(container, stdout=True, stderr=stderr)
         return output.decode("utf-8", "replace").strip()
 
     def remove_container(self, container: str) -> None:
-        """Remove a container and its anonymous volumes; one that is absent, or being removed already, is no error."""
+        """Remove a container and its anonymous volumes. It is not an error if it is absent or being removed already."""
         try:
             self.api.remove_container(container, force=True, v=True)
         except docker.errors.NotFound:
@@ -201,10 +201,10 @@ class DockerClient:
                 raise
 
     def list_images(self, reference: str | None) -> Iterator[Any]:
-        """Yield the images of this home whose tags match a pattern; with None those without a tag.
+        """Yield the images of this home whose tags match a pattern; with None, those without a tag.
 
-        The labels are compared here. For a filter by labels, an engine with containerd's image store reads the
-        configuration of each of its images: half a second where it has a hundred.
+        This compares the labels itself. For a filter by labels, an engine with containerd's image store reads the
+        configuration of each of its images: half a second for a hundred images.
         """
         filters = {"dangling": True} if reference is None else {"reference": reference}
         for image in self.api.images(filters=filters):
@@ -220,7 +220,7 @@ class DockerClient:
 
 
 def tmpfs_options(size_bytes: int, uid: int, gid: int, *, mode: str = "0700", executable: bool = False) -> str:
-    """The options of a tmpfs, with room for one file per block of 4 KiB, at least 1,024 and at most a million."""
+    """Make the options of a tmpfs with room for a file per 4 KiB, but at least 1,024 files and at most a million."""
     inodes = max(1024, min(size_bytes >> 12, 1 << 20))
     owner = f"uid={uid},gid={gid},mode={mode}"
     return f"size={size_bytes},nr_inodes={inodes},{owner},nosuid,nodev,{'exec' if executable else 'noexec'}"

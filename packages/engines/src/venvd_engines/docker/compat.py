@@ -1,4 +1,4 @@
-"""Pipes by name on the docker engine: a container makes and removes a link that only root may."""
+"""Pipes by name on the docker engine. If only root may make or remove a link, a container does it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except FileExistsError:
 os.lchown(path, os.stat(os.path.dirname(path)).st_uid, -1)
 """
 _TAKEN = 3
-"""The exit status of `_MAKE_CODE` if there is such a path already."""
+"""The exit status of `_MAKE_CODE` if the path exists already."""
 _REMOVE_CODE = """
 import json, os, sys
 path, target = json.loads(sys.argv[1])
@@ -41,7 +41,7 @@ class PipeNames:
         return compat.find_link(self._client.settings.pipe_name_dir, pipe_name)
 
     def make(self, link: Path, socket: Path, image: str) -> None:
-        """Link a pipe's name to its socket, as `compat.make_link`; `image` has Python."""
+        """Link a pipe's name to its socket, as `compat.make_link` does; `image` has Python."""
         try:
             compat.make_link(link, socket)
         except PermissionError:
@@ -51,7 +51,7 @@ class PipeNames:
             run_as_root(self._client, link.parent, _MAKE_CODE, arguments, image, {_TAKEN: taken})
 
     def remove(self, link: Path, socket: Path, image: str | None) -> None:
-        """Remove a link that leads to `socket`; any other one stays."""
+        """Remove a link that leads to `socket`. Another link stays."""
         try:
             compat.remove_link(link, socket)
         except PermissionError:

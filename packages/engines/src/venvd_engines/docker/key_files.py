@@ -1,10 +1,10 @@
-"""The keys of servers: subdirectories of the run directory, each mounted read-only into one server container.
+"""The key files of servers. Each server has a subdirectory of the run directory, mounted read-only into its container.
 
-One file holds the digests of the keys that clients may send, and changes. Another one holds the key with which the
-server of a backend manages venvs: all who may inspect a container read its environment.
+One file contains the digests of the keys that clients may send; it changes. Another one contains the key with which the
+server of a backend manages venvs. It is not in the environment, since all who may inspect a container read that.
 
 Server and worker host share no mount but the channel, so user code never sees a key file. A bind mount of a file would
-keep the first file for ever; so the directory is mounted, and a new file replaces the old one by name.
+keep the first file for ever. So the engine mounts the directory, and a new file replaces the old one by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILE = "keys.json"
 MANAGES_FILE = "manages.key"
 
 _MODE = 0o2750
-"""Of the directory above: what is made in it belongs to the group of the servers."""
+"""The mode of the parent directory: all that is made in it belongs to the group of the servers."""
 
 
 class KeyFiles:
@@ -43,7 +43,7 @@ class KeyFiles:
             launch_id: names the directory.
             data: the content of the file with the digests.
             manages_key: the content of the other file; None makes none.
-            image: an image with Python, for the container that makes the directory above if this process may not.
+            image: an image with Python, for the container that makes the parent directory if this process may not.
         """
         if not self._is_shared():
             self._directories.share(self._name, _MODE, image)
@@ -56,18 +56,18 @@ class KeyFiles:
         return Mount(INSIDE, str(directory), type="bind", read_only=True)
 
     def replace(self, launch_id: str, data: bytes) -> bool:
-        """Replace a key file in one step, and return whether there is a directory for it."""
+        """Replace a key file in one step. Return False if its directory does not exist."""
         directory = self._root / launch_id
         if not directory.is_dir():
             return False
         try:
             self._write(directory / FILE, data)
-        except FileNotFoundError:  # the directory is removed at this moment
+        except FileNotFoundError:  # another call removes the directory at this moment
             return False
         return True
 
     def remove(self, launch_id: str) -> None:
-        """Remove a key file with its directory; an absent one is no error."""
+        """Remove the key files of a launch with their directory. A missing directory is not an error."""
         shutil.rmtree(self._root / launch_id, ignore_errors=True)
 
     def _is_shared(self) -> bool:
@@ -78,7 +78,7 @@ class KeyFiles:
         return status.st_gid == labels.SHARED_GID and stat.S_IMODE(status.st_mode) == _MODE
 
     def _write(self, path: Path, data: bytes) -> None:
-        # made in the directory above, whose group it takes over
+        # made in the parent directory, so that it gets the group of that
         part = self._root / f".{path.parent.name}.{os.urandom(4).hex()}"
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -15,7 +15,7 @@ KEY = "dev.venvd.key"
 PYTHON = "dev.venvd.python"
 PACKAGES = "dev.venvd.packages"
 FOUNDATION = "dev.venvd.foundation"
-"""On the image of a venv: the address of what it stands on beside its lock; empty where no build may stand on it."""
+"""On the image of a venv: a digest of its inputs other than the lock; empty if no build may start from the image."""
 LINES = "dev.venvd.lines"
 """On the image of a venv: digests of the lines of its lock."""
 
@@ -27,7 +27,7 @@ CHANNEL = "channel"
 SECRETS = "secrets"
 BUILD, CHECK, HELPER = "build", "check", "helper"
 TEMPORARY = (BUILD, CHECK, HELPER)
-"""Roles of containers that live no longer than one call of the engine."""
+"""The roles of containers that live no longer than one call of the engine."""
 TOOLS, ARCHIVE, CACHE, NETWORK, VENV, USERS = "tools", "archive", "cache", "network", "venv", "users"
 SERVER_IMAGE = "server-image"
 
@@ -37,5 +37,5 @@ of worker hosts, which are in that group."""
 
 
 def part_name(launch_id: str, part: str) -> str:
-    """The name of a backend's container or volume; short enough for a host name."""
+    """Return the name of a backend's container or volume. It is short enough for a host name."""
     return f"venvd-{launch_id}-{part}"

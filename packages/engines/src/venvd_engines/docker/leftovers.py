@@ -26,7 +26,7 @@ class Leftovers:
         self._volumes = volumes
 
     def find(self, used: Collection[str]) -> Iterator[Leftover]:
-        """Everything that no container uses; `used` are keys of venvs that stay."""
+        """Yield everything that no container uses; `used` are the keys of venvs that stay."""
         for tag, image in self._venvs.list_accepted():
             if self._venvs.key_of(tag) not in used and not self._venvs.list_users(image["Id"]):
                 yield Leftover("venv", tag, current=False, sizeBytes=image["Size"])
@@ -43,7 +43,7 @@ class Leftovers:
         yield from archives.leftovers(self._client.settings.home / "worker", ())
 
     def discard(self, leftover: Leftover) -> None:
-        """Remove a result of `find`; one that is in use by now stays, and raises the engine's error."""
+        """Remove a result of `find`. If it is in use by now, it stays, and this raises the engine's error."""
         if leftover.kind == "venv":
             self._venvs.remove(self._venvs.key_of(leftover.name))
         elif leftover.kind == "server":
@@ -54,7 +54,7 @@ class Leftovers:
             self._volumes.remove(leftover.name)
 
     def _has_containers(self, image: str, owner: dict[str, list[str]]) -> bool:
-        """Whether a container of that owner, or of any, uses the image; no container uses one that is absent."""
+        """Return whether a container uses the image. `owner` filters the containers; False if the image is absent."""
         try:
             return bool(self._client.api.containers(all=True, filters={"ancestor": [image], **owner}))
         except docker.errors.NotFound:

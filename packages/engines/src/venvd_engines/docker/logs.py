@@ -19,7 +19,7 @@ STREAMS = ("stdout", "stderr")
 
 
 def read_logs(api: Any, launch_id: str, tail: int | None) -> list[LogLine]:
-    """The lines of both containers so far, oldest first; with `tail` the last ones of both together."""
+    """Return the lines of both containers so far, oldest first; with `tail`, the last ones of both together."""
     lines = list(
         heapq.merge(
             *(_read_part(api, launch_id, part, stream, tail) for part in labels.PARTS for stream in STREAMS),
@@ -30,7 +30,7 @@ def read_logs(api: Any, launch_id: str, tail: int | None) -> list[LogLine]:
 
 
 def follow_logs(api: Any, launch_id: str, tail: int | None) -> Iterator[LogLine]:
-    """The same, and then new lines until both containers end or the caller closes the iterator."""
+    """Yield the lines of `read_logs`, then new lines until both containers end or the caller closes the iterator."""
     past = read_logs(api, launch_id, tail)
     yield from past
     last_time = past[-1].time if past else ""
@@ -67,7 +67,7 @@ def _read_part(api: Any, launch_id: str, part: str, stream: str, tail: int | Non
 def _request_logs(
     api: Any, launch_id: str, part: str, stream: str, *, tail: int | str = "all", stream_lines: bool = False
 ) -> Any:
-    """The output so far, or a stream of it; None where there is no such container."""
+    """Return the output so far, or a stream of it; None if there is no such container."""
     try:
         return api.logs(
             labels.part_name(launch_id, part),

@@ -1,7 +1,7 @@
 """The networks of a home's backends.
 
-In the first one containers reach the outside, and not each other. In the second one routers reach the servers behind
-them, and nothing else is in it.
+In the first one, containers reach the outside but not each other. The second one contains only routers and the servers
+behind them; there, routers reach those servers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from venvd_engines.docker.client import DockerClient
 
 
 class Networks:
-    """Makes each network for its first container and removes it after the last: an engine has room for about thirty."""
+    """Makes a network for its first container, and removes it after the last: an engine has room for about thirty."""
 
     def __init__(self, client: DockerClient) -> None:
         self._client = client
@@ -29,7 +29,7 @@ class Networks:
 
     @contextlib.contextmanager
     def keep(self) -> Iterator[None]:
-        """Do not remove the network while a backend starts whose containers may not exist yet."""
+        """Keep the networks while a backend starts: its containers may not exist yet."""
         with self._lock:
             self._starting += 1
         try:
@@ -39,11 +39,11 @@ class Networks:
                 self._starting -= 1
 
     def ensure(self) -> str:
-        """The name of the first network; made where it is absent."""
+        """Return the name of the first network; make the network if it is absent."""
         return self._ensure(self._name, options={"com.docker.network.bridge.enable_icc": "false"})
 
     def ensure_routed(self) -> str:
-        """The name of the network of routers; made where it is absent."""
+        """Return the name of the network of routers; make the network if it is absent."""
         return self._ensure(self._routed_name, internal=True)
 
     def _ensure(self, name: str, **settings: Any) -> str:
@@ -61,7 +61,7 @@ class Networks:
         return name
 
     def remove_unused(self) -> None:
-        """Remove the networks where no backend uses them and none is starting."""
+        """Remove the networks if no backend uses them and none is starting."""
         backends = {"label": [*self._client.filters()["label"], labels.LAUNCH]}
         with self._lock:
             if self._starting == 0 and not self._client.api.containers(all=True, filters=backends):

@@ -1,4 +1,4 @@
-"""OCI runtimes: which ones the engine has, and whether worker hosts can run with one."""
+"""OCI runtimes: which the engine has, and whether worker hosts can run with them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class OciRuntimes:
         self._working: set[str] = set()
 
     def find_default(self) -> str:
-        """Return the runtime of worker hosts that name none."""
+        """Return the runtime of launches that name none."""
         return self._client.settings.oci_runtime or str(self._client.api.info().get("DefaultRuntime") or "runc")
 
     def check_known(self, name: str) -> None:
-        """Raise `InvalidRequest` where the engine has no runtime of this name."""
+        """Raise `InvalidRequest` if the engine has no runtime of this name."""
         known = self._client.api.info().get("Runtimes") or {}
         if name not in known:
             raise InvalidRequest(
@@ -45,25 +45,25 @@ class OciRuntimes:
         """Check that worker hosts can run with a runtime.
 
         Args:
-            name: of the runtime.
-            image: one with Python, for the containers that try it.
+            name: the name of the runtime.
+            image: an image with Python, for the containers that try the runtime.
 
         Raises:
-            InvalidRequest: the engine does not have it, or something that a worker host needs does not work with it.
+            InvalidRequest: the engine lacks the runtime, or something that a worker host needs does not work with it.
         """
         with self._lock:
             if name in self._working:
                 return
             self.check_known(name)
             if name != self._client.api.info().get("DefaultRuntime"):
-                # A second try: on a busy machine a container under gVisor was seen to end before its program began.
+                # A second try: on a busy machine, a container under gVisor once ended before its program began.
                 failure = self._try(name, image) and self._try(name, image)
                 if failure:
                     raise InvalidRequest(f'worker hosts cannot run with the OCI runtime "{name}": {failure}')
             self._working.add(name)
 
     def _try(self, runtime: str, image: str) -> str | None:
-        """Run both halves of the probe; return what did not work."""
+        """Run both halves of the probe. Return what did not work, or None."""
         with self._make_directory() as directory, ThreadPoolExecutor(2, thread_name_prefix="docker: probe") as pool:
             server = pool.submit(self._run, image, "listen", directory, labels.SERVER_UID, None)
             failure = self._run(image, "connect", directory, labels.WORKER_UID, runtime)
@@ -95,7 +95,7 @@ class OciRuntimes:
 
     @contextlib.contextmanager
     def _make_directory(self) -> Iterator[str]:
-        """Make the volume that both containers mount, a tmpfs as the channel of a backend is one; give its name."""
+        """Make the volume that both containers mount, and yield its name. It is a tmpfs, as a backend's channel is."""
         options = f"uid={labels.SERVER_UID},gid={labels.SHARED_GID},mode=2770,size=1m,nosuid,nodev,noexec"
         volume = self._client.api.create_volume(
             driver_opts={"type": "tmpfs", "device": "tmpfs", "o": options},

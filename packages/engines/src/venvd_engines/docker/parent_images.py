@@ -1,4 +1,4 @@
-"""Images of venvs that further packages can be installed on: a build on one commits the difference only."""
+"""Parents: images of venvs from which a build can start. Such a build commits only the difference."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from venvd_engines.docker.client import DockerClient
 from venvd_engines.engine import VenvBuild
 
 _MOST_LAYERS = 32
-"""A chain of builds ends here: the engine has room for about 127 layers, and each one costs time at a start."""
+"""The most layers of a parent: the engine has room for about 127, and each layer costs time at a start."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """An image that holds a part of a lock.
+    """An image that has some of the packages of a lock.
 
     Attributes:
-        ref: its ID.
-        added: the canonical names of the packages of the lock that it lacks.
+        ref: the ID of the image.
+        added: the canonical names of the lock's other packages.
     """
 
     ref: str
@@ -39,19 +39,19 @@ class ParentImages:
     def describe(self, venv: VenvBuild) -> dict[str, str]:
         """Return the labels that make an image a parent for later builds; none if it cannot be one.
 
-        What apt installs depends on the day. Where packages may run their code, they can have changed other files than
-        their own, which another venv must not get.
+        An image with apt packages cannot be one: what apt installs depends on the day. Nor can an image whose packages
+        may have run their code: they can have changed files of others, and another venv must not get such files.
         """
         if venv.apt_packages or not venv.lock or self._client.settings.allow_source_builds:
             return {labels.FOUNDATION: "", labels.LINES: ""}
         return {labels.FOUNDATION: _digest_foundation(venv), labels.LINES: " ".join(sorted(_digest_lines(venv.lock)))}
 
     def find(self, venv: VenvBuild, tag_start: str) -> Parent | None:
-        """Return the parent that holds most of the lock; its lines must all be in the lock, with equal hashes.
+        """Return the parent with the most lines of the lock. It must have no line that the lock lacks.
 
         Args:
-            venv: what is to be built.
-            tag_start: how the tags of accepted images start; others are no parents.
+            venv: the venv to build.
+            tag_start: how the tags of accepted images start; images with other tags are not parents.
         """
         if not self.describe(venv)[labels.FOUNDATION]:
             return None

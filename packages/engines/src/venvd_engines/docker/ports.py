@@ -18,13 +18,13 @@ _TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNO
 class PortSearch:
     """Chooses the ports of one start.
 
-    Where the engine refuses a chosen port, the caller reports it with `exclude` and chooses again.
+    If the engine refuses a chosen port, the caller reports it with `exclude` and chooses again.
 
     Args:
         host: the address to publish on.
-        ports: those of the server.
+        ports: the ports of the server.
         taken: numbers to skip.
-        probe: also try to bind each port; the engine's host is this machine.
+        probe: also try to bind each port; true if the engine's host is this machine.
     """
 
     def __init__(self, host: str, ports: Sequence[Port], taken: Iterable[int], *, probe: bool) -> None:
@@ -34,7 +34,7 @@ class PortSearch:
         self._probe = probe
 
     def choose(self) -> dict[int, int]:
-        """The port outside for each port inside.
+        """Choose the port outside for each port inside.
 
         Raises:
             Conflict: the exact port is taken, or no port is free.
@@ -45,7 +45,7 @@ class PortSearch:
         return chosen
 
     def exclude(self, chosen: dict[int, int], explanation: str) -> bool:
-        """Do not choose those ports again that the engine's error names as taken; False where it is another error."""
+        """Exclude the ports that the engine's error names as taken. Return False if it is another error."""
         if not _TAKEN.search(explanation):
             return False
         named = {int(number) for number in re.findall(r":(\d+)\b", explanation)} & set(chosen.values())

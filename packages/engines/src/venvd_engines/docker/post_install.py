@@ -1,8 +1,8 @@
 """A program for the build container: it prepares installed packages for a read-only image.
 
 The base interpreter runs it without `site`; it imports and runs none of the packages. It prints the list of packages as
-one line of JSON. Arguments: the prefix, a number of processes, and, where all other packages are prepared already, the
-names of those that were added. Runs on CPython 3.9 and newer.
+one line of JSON. Its arguments are the prefix and a number of processes. If all other packages are prepared already,
+the names of the added packages follow. Runs on CPython 3.9 and newer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 UNUSED = re.compile(r"/(tests?|idlelib|lib2to3|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages)/")
 TESTS = re.compile(r"/tests?/")
 FEW = 50
-"""Fewer files than these are compiled in this process."""
+"""This process itself compiles fewer files than this."""
 SHARED_FILES = 3
 """The exit status if an added package has a file that another package has too."""
 
@@ -45,7 +45,7 @@ def point_scripts(folder: Path, python: Path) -> None:
 
 
 def compile_packages(folder: Path, workers: int) -> None:
-    """Compile bytecode that is never checked against its source: the image is read-only."""
+    """Compile bytecode that Python never checks against its source: the image is read-only."""
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     compileall.compile_dir(
         str(folder), maxlevels=50, force=True, quiet=2, rx=TESTS, workers=workers, invalidation_mode=unchecked
@@ -67,7 +67,7 @@ def compile_added(added: list[importlib.metadata.Distribution], workers: int) ->
 
 
 def split_added(folder: Path, names: set[str]) -> list[importlib.metadata.Distribution]:
-    """Return the added packages; end the program if one shares a file with a package that was there before."""
+    """Return the added packages. End the program if one shares a file with a package that was there before."""
     added, others = [], {}
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
@@ -84,14 +84,14 @@ def split_added(folder: Path, names: set[str]) -> list[importlib.metadata.Distri
 
 
 def compile_library(workers: int) -> None:
-    """Compile the standard library where the base image lacks its bytecode, as official images do."""
+    """Compile the standard library if the base image lacks its bytecode, as official images do."""
     if not Path(importlib.util.cache_from_source(os.__file__)).exists():
         folder = sysconfig.get_path("stdlib")
         compileall.compile_dir(folder, maxlevels=20, quiet=2, rx=UNUSED, workers=workers)
 
 
 def list_packages(folder: Path) -> list[tuple[str, str]]:
-    """Name and version of each package."""
+    """Return the name and the version of each package."""
     versions = {}
     for distribution in importlib.metadata.distributions(path=[str(folder)]):
         name = distribution.metadata["Name"]

@@ -1,4 +1,4 @@
-"""Work that needs root on the engine's host, where this process is another user: a container does it."""
+"""Work on the engine's host that needs root: a container does it if this process is another user."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def run_as_root(
     """Run Python code as root in a container.
 
     Args:
-        client: of the engine.
-        directory: is mounted at `MOUNT_POINT`.
-        code: gets the arguments as JSON in `sys.argv[1]`.
-        arguments: of the code.
+        client: the client of the engine.
+        directory: the directory to mount at `MOUNT_POINT`.
+        code: the code; it gets the arguments as JSON in `sys.argv[1]`.
+        arguments: the arguments of the code.
         image: an image with Python.
-        refusals: the errors that exit statuses of the code stand for.
+        refusals: the errors to raise, by the exit statuses of the code.
 
     Raises:
         Internal: the directory does not exist on the engine's host, or the code failed.

@@ -1,8 +1,8 @@
-"""A program for two containers, which test an OCI runtime: they do what a server and its worker host do.
+"""A program for two containers that test an OCI runtime: they do what a server and its worker host do.
 
-`listen DIRECTORY` is the server: it waits for a connection on a socket in the directory and passes in a memfd and the
-end of a socket pair. `connect DIRECTORY` is the worker host: it maps the memory, writes to it, also in a fork, and
-answers through the pair. Each prints what did not work, and ends with status 1. Runs on CPython 3.9 and newer.
+`listen DIRECTORY` is the server. It waits for a connection on a socket in the directory, and sends a memfd and one end
+of a socket pair. `connect DIRECTORY` is the worker host. It maps the memory, writes to it, also in a fork, and answers
+through the pair. If something does not work, each prints what and ends with status 1. Runs on CPython 3.9 and newer.
 """
 
 from __future__ import annotations

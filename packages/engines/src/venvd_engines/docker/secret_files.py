@@ -1,8 +1,8 @@
-"""The files of secrets of servers: each in a tmpfs of its own, which the server's container alone mounts.
+"""The files of secrets of servers. Each is in a separate tmpfs, which only the server's container mounts.
 
-The tmpfs is a volume. The engine mounts it when the container starts, and unmounts it when the container ends, and with
-it go the secrets: they are on no disk. So the file is written into a container that runs, by the engine's API, and the
-server waits for it.
+The tmpfs is a volume. The engine mounts it when the container starts, and unmounts it when the container ends. The
+secrets end with the mount, and they are on no disk. So this process writes the file through the engine's API once the
+container runs, and the server waits for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INSIDE = "/run/venvd/secrets"
 FILE = "secrets.json"
 
 _VOLUME_BYTES = 4 << 20
-"""Twice what a venv and a backend may have, since a new file is written beside the old one."""
+"""Twice what a venv and a backend may have: a new file needs room beside the old one."""
 
 
 class SecretFiles:
@@ -53,6 +53,6 @@ class SecretFiles:
         self._client.api.put_archive(labels.part_name(launch_id, labels.SERVER), INSIDE, buffer.getvalue())
 
     def remove(self, launch_id: str) -> None:
-        """Remove the volume after its container; an absent one is no error."""
+        """Remove the volume after its container. A missing volume is not an error."""
         with contextlib.suppress(docker.errors.NotFound):
             self._client.api.remove_volume(labels.part_name(launch_id, labels.SECRETS))

@@ -30,7 +30,7 @@ LAYOUT = 2
 BUILD_REQUIREMENTS = "requirements/build.txt"
 _SOURCES = f"{SCRATCH}/sources"
 _BUILD_ENV = f"{SCRATCH}/build"
-_LOCKS = Path("/tmp")  # noqa: S108 - homes of several users share server images, and all can write here
+_LOCKS = Path("/tmp")  # noqa: S108 - homes of several users share server images, and all users can write here
 _HEALTH = """
 import http.client, os, socket, sys
 kind, _, place = sys.argv[1].partition(":")
@@ -50,12 +50,12 @@ connection.request("GET", "/livez")
 sys.exit(connection.getresponse().status != 200)
 """
 _PROBED = {"http": "tls:5678", "rpc": "port:8080", "pipe": "path:/run/venvd/socket/http.sock", ROUTER: "router"}
-"""Where each kind of server answers `/livez` in its container; `tls` speaks it if the server has a certificate."""
+"""Where each kind of server answers `/livez` in its container; `tls` uses TLS if the server has a certificate."""
 
 _EXCLUDED = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+|[^/]+\.egg-info)(/|$)|\.pyc$")
 _WORKSPACE = re.compile(r"venvd-([a-z-]+)")
 _CLIENT = ("contract", "proto", "client")
-"""The packages of the distribution `venvd`, on which every server stands."""
+"""The packages of the distribution `venvd`, which every server needs."""
 
 
 Context = dict[str, bytes]
@@ -65,8 +65,8 @@ Context = dict[str, bytes]
 class ServerImages:
     """Finds and builds `venvd/<type>-backend:<hash of its sources>`.
 
-    Homes share the images. Each home holds those that it uses by a tag of its own, with its identity before the hash.
-    A process keeps the image that it found first; sources that change meanwhile count for the next process.
+    Homes share the images. Each home adds its own tag to those that it uses, with its identity before the hash. A
+    process keeps the image that it found first. If sources change meanwhile, only the next process builds from them.
     """
 
     def __init__(self, client: DockerClient, bases: BaseImages, containers: BuildContainers) -> None:
@@ -78,7 +78,7 @@ class ServerImages:
         self._digests: dict[str, str] = {}
 
     def ensure(self, backend_type: str, progress: Progress) -> str:
-        """The name of the image of this type's server; built where it is absent."""
+        """Return the name of the image of this type's server; build the image if it is absent."""
         if backend_type not in SERVERS:
             raise InvalidRequest(f'"{backend_type}" is not a kind of server: {", ".join(SERVERS)}')
         name = self._names.get(backend_type)
@@ -87,7 +87,7 @@ class ServerImages:
         return name
 
     def identify(self, backend_type: str) -> str | None:
-        """The digest of the sources of this type's image; None where they are missing."""
+        """Return the digest of the sources of this type's image; None if they are missing."""
         if backend_type not in self._digests:
             try:
                 context = _read_context(self._source_dir(), backend_type)
@@ -97,7 +97,7 @@ class ServerImages:
         return self._digests[backend_type]
 
     def _make(self, backend_type: str, progress: Progress) -> str:
-        """Find the image of the sources, or build it; the name by which this home holds it."""
+        """Find the image of the sources, or build it. Return this home's tag of it."""
         context = _read_context(self._source_dir(), backend_type)
         digest = self._digests[backend_type] = _digest(context, self._client.settings.base_image)
         if not self._hold(backend_type, digest):
@@ -113,7 +113,7 @@ class ServerImages:
         return f"{_repository(backend_type)}:{self._client.settings.home_id}-{digest}"
 
     def _hold(self, backend_type: str, digest: str) -> bool:
-        """Add this home's tag to an image, so that no other home removes it; False where there is no such image."""
+        """Add this home's tag to an image, so that no other home removes it. Return False if there is no such image."""
         own = self._home_tag(backend_type, digest)
         if self._inspect(own) is not None:
             return True
@@ -123,10 +123,10 @@ class ServerImages:
             return False
         return True
 
-    # ---- what this home holds --------------------------------------------------------------------------------
+    # ---- the images of this home -----------------------------------------------------------------------------
 
     def list_held(self) -> Iterator[tuple[str, Any]]:
-        """The images that this home holds, each with its tag."""
+        """Yield the images with a tag of this home, each after its tag."""
         for backend_type in SERVERS:
             for image in self._client.api.images(_repository(backend_type)):
                 for tag in image.get("RepoTags") or ():
@@ -134,7 +134,7 @@ class ServerImages:
                         yield tag, image
 
     def list_current(self) -> set[str]:
-        """The tags that a start would look for now."""
+        """Return the tags that a start would look for now."""
         tags = set(self._names.values())
         with contextlib.suppress(Unavailable):  # there may be no sources
             for backend_type in SERVERS:
@@ -143,7 +143,7 @@ class ServerImages:
         return tags
 
     def release(self, tag: str) -> None:
-        """Remove this home's tag; with the last home's tag the image goes too."""
+        """Remove this home's tag. If it was the last home's tag, remove the image too."""
         repository, _, version = tag.partition(":")
         shared = f"{repository}:{version.removeprefix(f'{self._client.settings.home_id}-')}"
         with contextlib.suppress(docker.errors.ImageNotFound):
@@ -164,7 +164,7 @@ class ServerImages:
         return source
 
     def _inspect(self, name: str) -> Any:
-        """The engine's description of an image, or None."""
+        """Return the engine's description of an image, or None."""
         try:
             return self._client.api.inspect_image(name)
         except docker.errors.ImageNotFound:
@@ -189,7 +189,7 @@ class ServerImages:
 
 
 def _make_config(backend_type: str) -> dict[str, Any]:
-    """The image's configuration; it clears the labels that would make the image one home's."""
+    """Return the image's configuration. It clears the labels that would give the image to one home."""
     python = [f"{PREFIX}/bin/python", "-I"]
     second = 10**9
     return {
@@ -218,7 +218,7 @@ def _repository(backend_type: str) -> str:
 
 
 def _read_context(source: Path, backend_type: str) -> Context:
-    """The files that the image of this server is built from, and no others."""
+    """Return exactly the files that the image of this server is built from."""
     service = source / "services" / name_service(backend_type)
     packages = {*_CLIENT, *_find_packages(source, service)}
     folders = [service, *(source / "packages" / name for name in sorted(packages))]
@@ -231,7 +231,7 @@ def _read_context(source: Path, backend_type: str) -> Context:
 
 
 def _find_packages(source: Path, folder: Path) -> set[str]:
-    """The packages of the workspace that a project depends on, directly or not."""
+    """Find the packages of the workspace that a project depends on, directly or not."""
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     except OSError as error:
@@ -250,7 +250,7 @@ def _list_files(folder: Path) -> Iterator[Path]:
 
 
 def _list_projects(context: Context) -> list[str]:
-    """The directories of the context that are installed."""
+    """List the directories of the context that a build installs."""
     return sorted(str(Path(path).parent) for path in context if Path(path).name == "pyproject.toml")
 
 

@@ -1,8 +1,8 @@
 """The directories of the sockets that clients use: subdirectories of the run directory.
 
 A directory belongs to the owner of the home and to the group of the servers. This process may lack the right to make,
-change or remove it: the process is neither root nor in that group, or root owns the run directory. Then a container
-does the work as root.
+change or remove it: it is neither root nor in that group, or root owns the run directory. Then a container does the
+work as root.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class SocketDirectories:
         self._client = client
 
     def path(self, name: str, prefix: str = "") -> Path:
-        """Return the path of a directory, which is the same here and on the engine's host.
+        """Return the path of a directory. It is the same here and on the engine's host.
 
-        `prefix` is that of the names of sockets in it.
+        The names of the sockets in the directory begin with `prefix`.
 
         Raises:
-            InvalidRequest: the name cannot be that of a directory, or the path is too long for a socket.
+            InvalidRequest: no directory can have the name, or the path is too long for a socket.
         """
         if not name or name in {".", ".."} or "/" in name or name.startswith(RESERVED_DIRECTORIES):
             raise InvalidRequest(f'"{name[:80]}" cannot name a directory of sockets')
@@ -79,7 +79,7 @@ class SocketDirectories:
         """Make an empty directory.
 
         Args:
-            name: of the directory.
+            name: the name of the directory.
             mode: `OPEN` or `CLOSED`.
             image: an image with Python, for the container that makes the directory if this process may not.
         """
@@ -94,7 +94,7 @@ class SocketDirectories:
         return path
 
     def mount_controller(self, socket: Path, image: str) -> Mount:
-        """Return the mount of the directory with the controller's socket, which is made if it does not exist.
+        """Return the mount of the directory with the controller's socket. Make the directory if it does not exist.
 
         Args:
             socket: the path of the socket, in a directory of the run directory.
@@ -122,9 +122,9 @@ class SocketDirectories:
         """Remove the directory with its content.
 
         Args:
-            name: of the directory.
+            name: the name of the directory.
             image: as in `make`; without one, a directory that this process may not remove is an error.
-            keep: whether to remove only the content, since containers of clients mount the directory.
+            keep: remove only the content, since containers of clients mount the directory.
         """
         path = self.path(name)
         try:
@@ -139,7 +139,7 @@ class SocketDirectories:
 
     @staticmethod
     def _empty(path: Path) -> None:
-        """Remove what is in a directory, if the directory exists."""
+        """Remove the content of a directory, if the directory exists."""
         for entry in path.iterdir() if path.exists() else ():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)

@@ -14,17 +14,17 @@ import urllib3
 from venvd_contract.errors import Conflict, Internal, InvalidRequest, NotFound, Unavailable, VenvdError
 
 AWAY = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""The SDK's exceptions where the engine is absent or ends a connection early."""
+"""The SDK's exceptions if the engine is absent or ends a connection early."""
 
 _FILE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""Errors of a write, which carry no file's name."""
+"""Errors of a write. They carry no file name."""
 _MISSING = re.compile(r"bind source path does not exist: ([^\n]+)")
 _NOISE = re.compile(r"^\w*Error\(?|[()'\"]+$")
 
 
 @contextmanager
 def translate_errors(doing: str) -> Iterator[None]:
-    """Raise the contract's errors in place of the SDK's; also a decorator.
+    """Raise the contract's errors in place of the SDK's. This is also a decorator.
 
     Args:
         doing: names the work in the message: "start the backend".
@@ -42,7 +42,7 @@ def translate_errors(doing: str) -> Iterator[None]:
 
 
 def _is_file_error(error: Exception) -> bool:
-    """Whether a file of this machine failed, and not the connection to the engine."""
+    """Return whether a file of this machine failed, and not the connection to the engine."""
     wrapped = isinstance(error, (docker.errors.DockerException, requests.RequestException))
     return not wrapped and isinstance(error, OSError) and (error.filename is not None or error.errno in _FILE_ERRORS)
 
@@ -65,12 +65,12 @@ def _translate_refusal(doing: str, error: docker.errors.APIError) -> VenvdError:
 
 
 def explain(error: docker.errors.APIError) -> str:
-    """The engine's own message, without the SDK's text around it."""
+    """Return the engine's own message, without the SDK's text around it."""
     return str(error.explanation or error.response or error).strip()
 
 
 def find_reason(error: BaseException) -> str:
-    """The message of the first system error in a chain of exceptions, else of the innermost exception."""
+    """Return the message of the first system error in a chain of exceptions, else of the innermost exception."""
     cause = error
     while not (isinstance(cause, OSError) and cause.strerror):
         inner = cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""The user IDs of worker hosts: each home has a block of its own, so that no two backends share a user's kernel quotas.
+"""The user IDs of worker hosts. Each home has its own block, so no two backends share the kernel quotas of a user.
 
 The kernel counts descriptors in flight, pages of pipes, and watches of inotify by user, across containers.
 """
@@ -16,16 +16,16 @@ from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 
 BLOCK = 1000
-"""User IDs of one home. A block begins at a multiple of it, so that homes with other bases do not overlap."""
+"""How many user IDs a home has. A block begins at a multiple of this, so homes with other bases do not overlap."""
 LAST = 2**31 - 1
 _MAPPED = 1 << 16
-"""User IDs of an engine in a user namespace, as /etc/subuid usually grants them."""
+"""How many user IDs an engine in a user namespace has, as /etc/subuid usually grants them."""
 
 
 class UserIds:
-    """Claims a block by a volume named after its first ID: the engine makes a name once, with the labels of its maker.
+    """Claims a block by a volume that is named after its first ID: the engine makes only one volume of a name.
 
-    A volume that exists already comes back with the labels that it has, which name the home that made it.
+    If the volume exists already, the engine returns it with its labels, and they name the home that made it.
     """
 
     def __init__(self, client: DockerClient) -> None:
@@ -33,7 +33,7 @@ class UserIds:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise `Unavailable` where the engine maps user IDs, and the first one is beyond those that it has."""
+        """Raise `Unavailable` if the engine maps user IDs and lacks those of the first block."""
         options = " ".join(self._client.api.info().get("SecurityOptions") or ())
         if ("name=rootless" in options or "name=userns" in options) and self._base + BLOCK > _MAPPED:
             raise Unavailable(
@@ -46,7 +46,7 @@ class UserIds:
         return -(-self._client.settings.uid_base // BLOCK) * BLOCK
 
     def claim(self) -> range:
-        """Return the block of this home; one that is free is claimed where it has none.
+        """Return the block of this home. If the home has none, claim a free one.
 
         Raises:
             Unavailable: no block is free.

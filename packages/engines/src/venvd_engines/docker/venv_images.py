@@ -1,4 +1,4 @@
-"""Venvs as images: the engine locks and builds them in a build container, and checks them in a fresh one."""
+"""Venvs as images. The engine locks and builds them in a build container, and checks them in a fresh one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _APT_CLEAN = "find /var/cache/apt -type f -delete; rm -rf /var/lib/apt/lists/* /
 class VenvImages:
     """Builds and finds the venv images of this home.
 
-    An image gets its tag when it has passed its check. venvd uses no image without a tag.
+    An image gets its tag once it has passed its check. venvd uses no image without a tag.
     """
 
     def __init__(self, client: DockerClient, bases: BaseImages, containers: BuildContainers) -> None:
@@ -157,7 +157,7 @@ class VenvImages:
         self._remove_image(image)
 
     def list_users(self, ref: str) -> list[Any]:
-        """Return the containers of an image, without those of images that were built on it."""
+        """Return the containers of an image, without the containers of images that were built on it."""
         try:
             users = self._client.api.containers(all=True, filters={"ancestor": [ref]})
         except docker.errors.NotFound:
@@ -165,7 +165,7 @@ class VenvImages:
         return [user for user in users if user["ImageID"] == ref]
 
     def _remove_image(self, image: Any) -> None:
-        """Remove an image; where others stand on it and the engine keeps it for them, remove its tags."""
+        """Remove an image. If the engine keeps it for images that were built on it, remove its tags."""
         with contextlib.suppress(docker.errors.ImageNotFound):
             try:
                 self._client.api.remove_image(image["Id"], force=True)
@@ -185,7 +185,7 @@ class VenvImages:
     # ---- one build -------------------------------------------------------------------------------------------
 
     def _build_unchecked(self, venv: VenvBuild, key: str, progress: Progress) -> Image:
-        """Build on an image that holds a part of the lock, or on the runtime's alone if there is none."""
+        """Build on an image that has a part of the lock, or else on the runtime's image."""
         parent = self._parents.find(venv, f"{REPOSITORY}:{self._tag('')}")
         if parent is not None:
             try:
@@ -254,7 +254,7 @@ class VenvImages:
         }
 
     def _check(self, image: Image, progress: Progress) -> None:
-        """Start the venv's Python, and compare its packages with those installed."""
+        """Start the venv's Python, and compare its packages with those that the build installed."""
         status, output = self._run_python(image, [CHECK_CODE], CHECK_SECONDS, progress)
         if status != 0:
             raise InvalidRequest(f"the venv's Python does not start: {output[-2000:]}")

@@ -1,4 +1,4 @@
-"""Volumes that are filled once and mounted read-only: the worker archive, and the tools of builds."""
+"""Volumes that this process fills once and containers mount read-only: the worker archive, and the tools of builds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARK = ".complete"
 class FilledVolumes:
     """Named volumes of this home, by role and version.
 
-    A volume is full once it holds a mark, which is written last: a half-filled volume of a killed process has none.
+    A volume is full once it has a mark. The mark is written last, so a half-filled volume of a killed process has none.
     """
 
     def __init__(self, client: DockerClient) -> None:
@@ -39,14 +39,14 @@ class FilledVolumes:
         mode: int = 0o444,
         finish: Callable[[str], None] | None = None,
     ) -> str:
-        """The name of the volume that holds the files.
+        """Return the name of the volume with the files; make and fill it if needed.
 
         Args:
-            role: a label's value.
-            version: changes with the content.
-            read_files: called where the volume is not full.
-            image: any that exists; a container of it gives access to the volume.
-            mode: of the files.
+            role: the value of the volume's role label.
+            version: a text that changes with the content.
+            read_files: returns the files; called if the volume is not full.
+            image: any image that exists; a container of it gives access to the volume.
+            mode: the mode of the files.
             finish: called with the name of the volume once the files are in it, before it counts as full.
         """
         name = f"venvd-{self._client.settings.home_id}-{role}-{version}"
@@ -84,7 +84,7 @@ class FilledVolumes:
                     finish(name)
                 api.put_archive(container, MOUNT_POINT, _tar({_MARK: b""}, mode))
             else:
-                for _ in stream:  # read to its end, so that the connection is free again
+                for _ in stream:  # read the stream to its end, so that the connection is free again
                     pass
 
     def _exists(self, name: str) -> bool:
@@ -103,7 +103,7 @@ class FilledVolumes:
                         self._client.api.remove_volume(volume["Name"])
 
     def list_current(self) -> set[str]:
-        """The volumes that this process has filled or found full: those of its version."""
+        """Return the volumes that this process has filled or found full: those of its version."""
         with self._lock:
             return set(self._filled)
 

@@ -1,8 +1,8 @@
 """The worker archive in a volume, with the bytecode of the CPython that runs it.
 
-The archive that this process makes has the bytecode of its own CPython. Another one would compile the sources at each
-start of a warden and of a zygote, so a container compiles them once. It is one of a base image and not of the venv,
-whose packages could have changed its Python: venvs share the archive.
+The archive that this process makes has the bytecode of its own CPython. Another CPython would compile the sources at
+each start of a warden and of a zygote, so a container compiles them once. Venvs share the archive. So the container
+runs a base image and not the image of the venv, whose packages could have changed its Python.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WorkerArchives:
         return volume, path.name
 
     def _compile(self, minor: str, name: str, volume: str) -> None:
-        """Give the archive in a volume the bytecode of a CPython; without its base image the archive stays."""
+        """Give the archive in a volume the bytecode of a CPython. Without its base image, keep the archive as it is."""
         base = self._bases.find_local(minor)
         if base is None:
             _log.info("the worker archive has no bytecode of CPython %s: its base image is not here", minor)
@@ -62,7 +62,7 @@ class WorkerArchives:
             processes=16,
             mounts=[Mount(MOUNT_POINT, volume, type="volume", no_copy=True)],
             command=["python3", "-I", "-S", "-B", f"{MOUNT_POINT}/{name}", "compile"],
-            user="0:0",  # the volume is root's
+            user="0:0",  # root owns the volume
         ) as container:
             try:
                 self._client.api.start(container)
