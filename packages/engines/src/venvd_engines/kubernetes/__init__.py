@@ -1,1 +1,1 @@
-"""The kubernetes engine: a backend is a pod, and images are built by pods and kept in a registry."""
+"""The kubernetes engine: a backend is a pod, pods build images, and a registry keeps them."""

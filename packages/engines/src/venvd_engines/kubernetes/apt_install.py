@@ -1,8 +1,8 @@
-"""A program for the container that installs Debian packages: it writes down which files of the container change.
+"""A program for the container that installs Debian packages: it records which files of the container change.
 
 It runs as root on the base image's interpreter, without `site`, and the scripts of the packages run beside it. So
-nothing trusts what it leaves. Arguments: the directory for `changes.tar` and `removed.json`, an option of apt as
-`NAME=VALUE` for each `--option`, and the names of the packages. Runs on CPython 3.9 and newer.
+venvd does not trust its files. Arguments: the directory for `changes.tar` and `removed.json`, `--option=NAME=VALUE` for
+each option of apt, and the names of the packages. Runs on CPython 3.9 and newer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 LISTS, UNKNOWN, INSTALLATION = 3, 4, 5
-"""The exit statuses: no package lists, a package that they lack, an installation that failed."""
+"""The exit statuses: no package lists, a package that the lists lack, and a failed installation."""
 APT_GET = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0")
 VOLATILE = re.compile(
     r"/(tmp|run|var/(tmp|run|log|lib/apt/lists)|root/\.cache)/"
@@ -27,12 +27,12 @@ VOLATILE = re.compile(
     r"|/var/lib/dpkg/(lock|triggers/Lock$|[^/]*-old$)|/etc/\.pwd\.lock$|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-$"
     r"|/(etc|var/lib/dbus)/machine-id$"
 )
-"""Files that no image has: they differ between two equal installations, or serve the next one alone."""
+"""Files that no image gets: they differ between two equal installations, or serve only the next one."""
 ENV = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "0", "HOME": "/root"}
 
 
 def list_mounts() -> set[str]:
-    """List what is mounted into the container, which is no part of it."""
+    """List the mount points in the container. Their content is not part of it."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = (line.split()[4] for line in lines)
     return {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point) for point in points} - {"/"}
@@ -58,7 +58,7 @@ def scan(mounts: set[str]) -> dict[str, tuple[int, ...]]:
 
 
 def list_removed(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]]) -> list[str]:
-    """List what is gone; a directory stands for all that it held, and so does one that became something else."""
+    """List the removed paths. A directory stands for its whole content, also if it became something else."""
 
     def has_folder(path: str) -> bool:
         parent = path.rpartition("/")[0]
@@ -68,7 +68,7 @@ def list_removed(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int,
 
 
 def pack(paths: list[str], started: float, archive: Path) -> None:
-    """Write files with their owners and modes. One that is younger than the installation has a fixed time."""
+    """Write files with their owners and modes. A file that is younger than the installation gets a fixed time."""
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         for path in paths:
             entry = tar.gettarinfo(path, path[1:])
@@ -84,13 +84,13 @@ def pack(paths: list[str], started: float, archive: Path) -> None:
 
 
 def run(command: list[str], status: int) -> None:
-    """Run a command whose output is the program's; end the program if it fails."""
+    """Run a command with the program's output. End the program if the command fails."""
     if subprocess.run(command, env={**os.environ, **ENV}, stderr=subprocess.STDOUT, check=False).returncode != 0:
         sys.exit(status)
 
 
 def check_known(names: list[str]) -> None:
-    """End the program if a name is that of no package; its last line lists the names of packages, and similar ones."""
+    """End the program if no package has one of the names. Its last line lists the known names, and similar ones."""
     answer = subprocess.run(["apt-cache", "pkgnames"], stdout=subprocess.PIPE, text=True, check=True).stdout
     known = set(answer.split())
     if not known.issuperset(names):

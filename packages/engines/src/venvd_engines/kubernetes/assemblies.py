@@ -10,7 +10,7 @@ from venvd_contract.errors import InvalidRequest
 from venvd_engines.kubernetes.settings import KubernetesSettings
 
 DIRECTORY = "/assemblies"
-"""Where user code sees them."""
+"""Where user code sees the assemblies."""
 _VOLUME = "assemblies"
 
 
@@ -18,16 +18,16 @@ def make_volume(options: KubernetesSettings, directory: Path) -> dict[str, Any]:
     """Make the volume with a directory of assemblies.
 
     Raises:
-        InvalidRequest: no volume has it.
+        InvalidRequest: no volume has the directory.
     """
     return {"name": _VOLUME, **options.assemblies[_find_top(options, directory)]}
 
 
 def make_mount(options: KubernetesSettings, directory: Path) -> dict[str, Any]:
-    """Make the mount of that directory, which may be a part of the volume.
+    """Make the mount of that directory. It may be a part of the volume.
 
     Raises:
-        InvalidRequest: no volume has it.
+        InvalidRequest: no volume has the directory.
     """
     inside = os.path.relpath(directory, _find_top(options, directory))
     part = {} if inside == "." else {"subPath": inside}

@@ -32,7 +32,7 @@ from venvd_engines.kubernetes.waiting import explain_waiting, find_failure
 from venvd_engines.kubernetes.way_out import make_broker_file
 
 START_SECONDS = 120.0
-"""The longest wait for both containers to run, with the pull of their images."""
+"""The longest wait until both containers run. It includes the pull of their images."""
 POLL_SECONDS = 0.2
 FOLLOW_SECONDS = 0.5
 STOPPED = "dev.venvd.stopped"
@@ -42,11 +42,11 @@ NO_PIPES = (
     "prints a pod that has one beside its client"
 )
 REACHES = {True: "full", "destinations": "destinations"}
-"""The value of the label `labels.NETWORK` by the network of a launch; for all others it is `none`."""
+"""The value of the label `labels.NETWORK` by the network of a launch; for any other network it is `none`."""
 
 
 _IDENTITY = (labels.HOME, labels.ROLE, labels.NAME)
-"""The labels by which a Service is that of a backend of this home."""
+"""The labels that show whether a Service belongs to a backend of this home."""
 _ABSENT_WORKER = PartState("running", "a router has none")
 
 
@@ -112,7 +112,7 @@ class Backends:
         return {"metadata": metadata, "type": "Opaque", "data": pods.encode_files(content)}
 
     def _make_service(self, launch: Launch, metadata_labels: dict[str, str]) -> Any:
-        """Make the Service. It has an address of its own, so only a port that was asked for differs from the inside."""
+        """Make the Service. It has its own address, so only an exact port of the launch differs from the one inside."""
         outside = {port.name: port.wanted if port.exact else port.inside for port in launch.ports}
         ports = [
             {"name": name, "port": outside.get(name, inside), "targetPort": inside, "protocol": "TCP"}
@@ -136,11 +136,11 @@ class Backends:
         if found is None or any((found.metadata.labels or {}).get(each) != own[each] for each in _IDENTITY):
             namespace = self._cluster.namespace
             raise Conflict(f'the namespace {namespace} has a Service "{name}": choose another name')
-        # an update that was interrupted has led it to a launch that is gone
+        # an interrupted update has led the Service to a launch that is gone
         return self._cluster.client.patch(Service, name, {"metadata": {"labels": metadata_labels}, "spec": spec})
 
     def _find_service(self, launch: Launch) -> Any:
-        """Find the Service of the backend, which leads to another launch."""
+        """Find the Service of the backend. It leads to another launch."""
         name = launch.address_name or launch.name
         service = self._cluster.find(Service, name)
         if service is None:
@@ -148,12 +148,12 @@ class Backends:
         return service
 
     def take_address(self, record: LaunchRecord) -> None:
-        """Lead the Service of a backend to the pod of this launch; connections stay with the pod that has them."""
+        """Lead the Service of a backend to the pod of this launch. Connections stay with the pod that has them."""
         name, launch = str(record.data["service"]), {labels.LAUNCH: record.launch_id}
         self._cluster.client.patch(Service, name, {"metadata": {"labels": launch}, "spec": {"selector": launch}})
 
     def _make_record(self, launch: Launch, files: Mapping[str, Path], service: Any) -> LaunchRecord:
-        """Make the record; outside of the cluster, where its names mean nothing, the Service's address stands in it."""
+        """Make the record. Outside of the cluster, its names mean nothing, so the record has the Service's address."""
         name = str(service.metadata.name)
         host = f"{name}.{self._cluster.namespace}.svc"
         reached = host if os.environ.get("KUBERNETES_SERVICE_HOST") else service.spec.clusterIP
@@ -202,9 +202,9 @@ class Backends:
     # ---- running backends ------------------------------------------------------------------------------------
 
     def inspect(self, record: LaunchRecord) -> BackendState:
-        """Return the state of both containers; one list of pods answers for all backends of the home."""
+        """Return the state of both containers. One list of pods answers for all backends of the home."""
         pod = self.pods.read().get(record.launch_id)
-        if pod is None:  # it may be younger than the list
+        if pod is None:  # the pod may be younger than the list
             pod = self._cluster.find(Pod, labels.make_name(record.launch_id))
         if pod is None and self._was_stopped(record):
             return BackendState(*(PartState("exited", "stopped") for _ in PARTS))
@@ -216,10 +216,10 @@ class Backends:
         self._write_files(record, "keys", {pods.KEYS_FILE: data}, hashlib.sha256(data).hexdigest()[:12])
 
     def write_secrets(self, record: LaunchRecord, data: bytes) -> None:
-        """Replace the file of secrets, which the kubelet keeps on a tmpfs; a router has none."""
+        """Replace the file of secrets. The kubelet keeps it on a tmpfs. A router has none."""
         if record.data.get("router"):
             return
-        mark = uuid.uuid4().hex[:12]  # no digest: it could be guessed from
+        mark = uuid.uuid4().hex[:12]  # not a digest, from which secrets could be guessed
         self._write_files(record, "secrets", {pods.SECRETS_FILE: data}, mark)
 
     def refresh_files(self, record: LaunchRecord) -> None:
@@ -229,10 +229,10 @@ class Backends:
             self._write_files(record, "files", read_files(paths), uuid.uuid4().hex[:12])
 
     def _write_files(self, record: LaunchRecord, kind: str, files: Mapping[str, bytes], mark: str) -> None:
-        """Replace files: the change of the pod's annotation makes the kubelet read the Secret at once.
+        """Replace files. The change of the pod's annotation makes the kubelet read the Secret at once.
 
-        What this process has written is not written again: the controller asks for it every few seconds, and nothing
-        but an owner of the namespace changes a Secret.
+        This does not write again what this process has written: the controller asks for it every few seconds, and only
+        an owner of the namespace changes a Secret.
         """
         name, key = labels.make_name(record.launch_id), (record.launch_id, kind)
         digest = hashlib.sha256(repr(sorted(files.items())).encode()).digest()
@@ -245,7 +245,7 @@ class Backends:
         self._written[key] = digest
 
     def stop(self, record: LaunchRecord, grace: float) -> None:
-        """Delete the pod, and wait until its containers have ended; the object may stay some seconds longer."""
+        """Delete the pod, and wait until its containers have ended. The object may stay some seconds longer."""
         name = labels.make_name(record.launch_id)
         with _absent_is_fine():
             self._cluster.client.patch(Secret, name, {"metadata": {"annotations": {STOPPED: "true"}}})
@@ -259,7 +259,7 @@ class Backends:
         self.pods.expect_change()
 
     def _was_stopped(self, record: LaunchRecord) -> bool:
-        """Whether `stop` removed the pod: the Secret stays until `destroy`, and says so."""
+        """Return whether `stop` removed the pod. The Secret stays until `destroy`, with an annotation that says so."""
         secret = self._cluster.find(Secret, labels.make_name(record.launch_id))
         return secret is not None and STOPPED in (secret.metadata.annotations or {})
 
@@ -306,7 +306,7 @@ class Backends:
         self._remove(owned.launch_id)
 
     def _remove(self, launch_id: str) -> None:
-        """Remove all objects of a launch. Its Service is found by the label, since it has the name of the backend."""
+        """Remove all objects of a launch. The label finds the Service, since that has the name of the backend."""
         name = labels.make_name(launch_id)
         self._cluster.delete(Pod, name, 0)
         for service in self._cluster.client.list(Service, labels={labels.LAUNCH: launch_id}):
@@ -318,11 +318,11 @@ class Backends:
 
 
 def _check_launch(launch: Launch) -> None:
-    """Refuse what this engine does not have.
+    """Raise an error if this engine cannot run the launch.
 
     Raises:
-        Unimplemented: says what is missing.
-        InvalidRequest: says what would be right.
+        Unimplemented: the engine lacks something; the message says what.
+        InvalidRequest: the launch is wrong; the message says what would be right.
     """
     if launch.type == "pipe":
         raise Unimplemented(NO_PIPES)
@@ -333,9 +333,9 @@ def _check_launch(launch: Launch) -> None:
 
 
 def _add_own_address(record: LaunchRecord, pod: Any) -> LaunchRecord:
-    """Add the address of the pod: the Service leads to another launch before this one takes it, and after an update.
+    """Add the address of the pod. The Service leads to another launch before this one takes it, and after an update.
 
-    The router, which reaches no DNS, reaches the server there too.
+    The router also uses this address, since it does not reach DNS.
     """
     ports = pods.PORTS.get(str(record.data.get("type")), {})
     if not pod.status.podIP or not ports:
@@ -368,7 +368,7 @@ def _absent_is_fine() -> Iterator[None]:
 
 
 def _inspect_part(pod: Any, part: str) -> PartState:
-    """Read the state of a container; `phase` stays Running while one of two is dead, and an evicted pod has none."""
+    """Read the state of a container. `phase` stays Running while one of two is dead; an evicted pod has no states."""
     if pod is None:
         return PartState("missing", "there is no such pod")
     states = {status.name: status.state for status in pod.status.containerStatuses or ()}

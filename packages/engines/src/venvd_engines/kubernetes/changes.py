@@ -1,4 +1,4 @@
-"""Changes of a container as a layer. Code of packages may have written them, so they are read as data alone."""
+"""Changes of a container as a layer. Code of packages may have written them, so this treats them only as data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _KINDS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, t
 
 
 def write_changes(folder: Path, out: BinaryIO) -> Layer:
-    """Write the changes that a folder describes as a layer, with a whiteout for each path that is gone.
+    """Write the changes that a folder describes as a layer, with a whiteout for each removed path.
 
     The same changes give the same layer, bit for bit.
 
     Raises:
-        InvalidRequest: the folder describes no changes of an installation.
+        InvalidRequest: the folder does not describe the changes of an installation.
     """
     try:
         return _write(folder, out)
@@ -55,7 +55,7 @@ def _write(folder: Path, out: BinaryIO) -> Layer:
 
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file; no link, and no pipe that nothing writes."""
+    """Open a regular file. Refuse a link, and do not wait at a pipe."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         yield file
 
@@ -64,7 +64,7 @@ def _split(path: str) -> tuple[str, ...]:
     """Split a path below the root.
 
     Raises:
-        ValueError: it leads elsewhere, or an unpacker would take it for a whiteout.
+        ValueError: the path leads elsewhere, or an unpacker would take it for a whiteout.
     """
     parts = tuple(path.split("/"))
     if any(part in {"", ".", ".."} or part.startswith(_WHITEOUT) or "\0" in part for part in parts):
@@ -73,7 +73,7 @@ def _split(path: str) -> tuple[str, ...]:
 
 
 def _copy(member: tarfile.TarInfo, parts: tuple[str, ...]) -> tarfile.TarInfo:
-    """Copy what a layer has of a member: kind, owner, mode, time and content."""
+    """Copy what a layer keeps of a member: kind, owner, mode, time and the size of its content."""
     if member.type not in _KINDS:
         raise ValueError(f"{member.name} is a device")
     entry = tarfile.TarInfo("/".join(parts))

@@ -3,7 +3,7 @@
 python -m venvd_engines.kubernetes.closed ADDRESS PORT
 
 Policies come into force some time after a pod starts. The program ends with status 0 once two connections in a row
-fail, and with `OPEN_STATUS` and the reason where connections succeed for `TIMEOUT_SECONDS`.
+fail. If connections succeed for `TIMEOUT_SECONDS`, it prints the reason and ends with `OPEN_STATUS`.
 """
 
 from __future__ import annotations

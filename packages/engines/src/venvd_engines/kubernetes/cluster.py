@@ -1,4 +1,4 @@
-"""The cluster as one home sees it: the connection, the namespace, and the labels and owner of the engine's objects."""
+"""The cluster as one home sees it: the connection, the namespace, the labels and the owner of the objects."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from venvd_engines.kubernetes.settings import KubernetesSettings
 
 ANSWER_SECONDS = 30.0
 TIMEOUT_SECONDS = 90.0
-"""The longest absence of the API server that work in pods survives; a replacement takes a minute."""
+"""The longest absence of the API server that work in pods survives. Its replacement takes a minute."""
 PAUSE_SECONDS = 0.5
 _AWAY = frozenset({429, 500, 502, 503, 504})
 _WITHOUT_LOG = frozenset({400, 404, 500})
-"""Answers about containers that have not begun, or that the node has removed."""
+"""The statuses of answers about containers that have not begun, or that the node has removed."""
 _T = TypeVar("_T")
 _READING_TYPES = threading.Lock()
 _NOISE = re.compile(r'^\S+ "[^"]*" is (invalid|forbidden): ')
@@ -40,7 +40,7 @@ _NOISE = re.compile(r'^\S+ "[^"]*" is (invalid|forbidden): ')
 
 @contextmanager
 def translate_errors(doing: str) -> Iterator[None]:
-    """Raise the contract's errors in place of the client's; also a decorator."""
+    """Raise the contract's errors in place of the client's. This is also a decorator."""
     try:
         yield
     except VenvdError:
@@ -61,7 +61,7 @@ def _translate(doing: str, error: ApiError) -> VenvdError:
 
 
 def _is_away(error: httpx2.HTTPError | ApiError) -> bool:
-    """Whether an error says that the API server is away; its own time-outs and balancers answer without a Status."""
+    """Return whether an error says that the API server is away. Its time-outs and balancers answer without a Status."""
     if isinstance(error, ApiError):
         return error.status.code in _AWAY
     if isinstance(error, httpx2.HTTPStatusError):
@@ -84,7 +84,7 @@ def _read_types() -> None:
 
 
 class Cluster:
-    """The client, shared by threads; the environment says where the cluster is, as for kubectl.
+    """The client, for all threads. The environment says where the cluster is, as for kubectl.
 
     Args:
         answer_seconds: how long the API server may be silent.
@@ -120,7 +120,7 @@ class Cluster:
         return moved
 
     def open_watching(self, silent_seconds: float) -> httpx2.Client:
-        """Open connections of their own for one watch; lightkube's watch has no limit of silence."""
+        """Open separate connections for one watch. lightkube's own watch may be silent without limit."""
         config: Any = KubeConfig.from_env().get()
         timeout = httpx2.Timeout(self._answer_seconds, read=silent_seconds)
         return client_adapter.Client(config, ConnectionParams(timeout=timeout, transport=_make_transport(config)))
@@ -157,7 +157,7 @@ class Cluster:
     def make_metadata(
         self, name: str, wanted: dict[str, str], annotations: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        """Make the metadata of an object: it goes with its owner, where the settings name one."""
+        """Make the metadata of an object. If the settings name an owner, the cluster removes the object with it."""
         metadata: dict[str, Any] = {"name": name, "labels": wanted}
         if annotations:
             metadata["annotations"] = annotations
@@ -172,7 +172,7 @@ class Cluster:
         return str(owner.metadata.uid)
 
     def ask(self, call: Callable[[], _T], check: Callable[[], None] = lambda: None) -> _T:
-        """Call, and again while the API server is away; `check` raises where the work was cancelled meanwhile."""
+        """Call, and call again while the API server is away; `check` raises if the work was cancelled meanwhile."""
         end = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
@@ -197,7 +197,7 @@ class Cluster:
             raise
 
     def delete(self, resource: Any, name: str, grace: int | None = None) -> None:
-        """Delete an object; an absent one is no error."""
+        """Delete an object. An absent object is not an error."""
         try:
             self.client.delete(resource, name, grace_period=grace)
         except ApiError as error:
@@ -206,11 +206,11 @@ class Cluster:
 
     @contextmanager
     def remove_at_end(self, *objects: tuple[Any, str]) -> Iterator[None]:
-        """Remove objects at the end of the block; each is a kind and a name that is used once."""
+        """Remove objects at the end of the block. Each is a kind, and a name that is used only once."""
         try:
             yield
         except httpx2.TransportError:
-            self._left.update(objects)  # a halted API server may yet make what no work waits for
+            self._left.update(objects)  # a halted API server may make them later, when no work waits for them
             raise
         finally:
             for each in objects:
@@ -220,13 +220,13 @@ class Cluster:
                     self._left.add(each)
 
     def remove_left(self) -> None:
-        """Remove what could not be removed at the end of its work, since the API server was away."""
+        """Remove the objects that outlived their work because the API server was away."""
         for each in list(self._left):
             self.delete(*each, 0)
             self._left.discard(each)
 
     def read_log(self, pod: str, container: str, **options: Any) -> Iterator[str]:
-        """Yield the lines of a container's log; none where there is no such container."""
+        """Yield the lines of a container's log; none if there is no such container."""
         try:
             yield from self.client.log(pod, container=container, newlines=False, **options)
         except ApiError as error:
@@ -234,6 +234,6 @@ class Cluster:
                 raise
 
     def check(self) -> None:
-        """Ask for one pod: this shows the connection, the credentials and the rights."""
+        """Ask for one pod. This tests the connection, the credentials and the rights."""
         for _ in self.client.list(Pod, labels={labels.HOME: self.settings.home_id}, chunk_size=1):
             return

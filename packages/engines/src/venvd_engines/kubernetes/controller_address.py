@@ -1,4 +1,4 @@
-"""The address of the controller for the server of a launch, which reaches no DNS."""
+"""The address of the controller for the server of a launch. The server does not reach DNS."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ControllerAddress:
 
     Attributes:
         url: the address.
-        alias: an entry for the pod's list of hosts; None where the address has a number.
-        files: the file with the certificate that the controller shows, by the setting of the server; empty without TLS.
+        alias: an entry for the pod's list of hosts; None if the address is an IP address.
+        files: the file with the controller's certificate, by the setting of the server; empty without TLS.
     """
 
     url: str
@@ -33,14 +33,14 @@ class ControllerAddress:
 
 
 def find_controller(options: KubernetesSettings, launch: Launch) -> ControllerAddress | None:
-    """Find the address of the controller for the server of a launch; None where the server may not reach it.
+    """Find the address of the controller for the server of a launch; None if the server may not reach it.
 
-    User code shares the network of the pod. Without `network` it has no sockets, so the server alone reaches the
-    controller. With `network`, only a backend that manages venvs does, and user code reaches that port too.
+    User code shares the network of the pod. Without `network` it has no sockets, so only the server reaches the
+    controller. With `network`, only a backend that manages venvs reaches it, and user code reaches that port too.
 
     Raises:
-        InvalidRequest: the backend manages venvs, and may not reach the controller.
-        Unavailable: it manages venvs, and the name of the controller has no address.
+        InvalidRequest: the backend manages venvs, but may not reach the controller.
+        Unavailable: the backend manages venvs, but the name of the controller has no address.
     """
     manages = launch.manages_key is not None
     if manages and launch.network in {"loopback", "destinations"}:

@@ -1,4 +1,4 @@
-"""The kubernetes engine: images built by pods and kept in a registry, backends as hardened pods."""
+"""The kubernetes engine: pods build images, a registry keeps them, and backends are hardened pods."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ class KubernetesEngine:
         images = self._cluster.options.images
         used = [
             images.get(name, "") for name in ("controller", backend_type)
-        ]  # the controller's has the worker archive
+        ]  # the controller's image has the worker archive
         return hashlib.sha256("\n".join(used).encode()).hexdigest()[:32] if all(used) else None
 
     def claim_user_ids(self) -> Sequence[int]:
-        """Return a block of IDs, chosen by the home's identity; two homes share one by a chance of 1 in 100,000."""
+        """Return a block of IDs that the home's identity chooses. Two homes share one with a chance of 1 in 100,000."""
         first = self._cluster.settings.uid_base + zlib.crc32(self._cluster.settings.home_id.encode()) % BLOCKS * BLOCK
         return range(first, first + BLOCK)
 
@@ -180,7 +180,7 @@ class KubernetesEngine:
             yield from self._backends.logs(record, tail, follow=follow)
 
     def close(self) -> None:
-        """End a probe of the network, and close the connections to the cluster."""
+        """End the probe of the network, and close the connections to the cluster."""
         self._backends.pods.close()
         self._policies.close()
         self._apt.close()

@@ -1,4 +1,4 @@
-"""Files of the controller's pod that the server of a launch reads, such as a certificate: its Secret holds a copy."""
+"""Files of the controller's pod that a launch's server reads, such as a certificate. Its Secret has a copy of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def read_files(files: Mapping[str, Path | str]) -> dict[str, bytes]:
     """Read files by the settings of the server that name them.
 
     Raises:
-        InvalidRequest: one cannot be read; names it.
+        InvalidRequest: a file cannot be read; the message names it.
     """
     content = {}
     for variable, path in files.items():

@@ -27,18 +27,18 @@ __all__ = [
 
 BACKEND = "backend"
 LEADER = "dev.venvd.leader"
-"""On the pod of the controller that leads, with the name of its Lease; the controllers' Service selects by it."""
+"""On the pod of the leading controller, with the name of its Lease. The controllers' Service selects by it."""
 NETWORK = "dev.venvd.network"
-"""`full` where user code of the pod may reach the network, `destinations` where it may reach a list of them, else
-`none`; `routes` on routers, which reach the servers of backends. NetworkPolicies select by it."""
+"""`full` if user code of the pod may reach the network, `destinations` if it may reach a list of them, else `none`;
+`routes` on routers, which reach the servers of backends. NetworkPolicies select by it."""
 ROUTES = "routes"
 CONTROLLER = "dev.venvd.controller"
 """`reached` on pods whose server may reach the controller. A NetworkPolicy selects by it."""
 PROBE = "dev.venvd.probe"
-"""The home whose probe of the network the pod is; policies of the chart do not select by it."""
+"""On a pod that probes the network: its home. The policies of the chart do not select by it."""
 PROBING = "probe"
 TASKS = (BUILD, CHECK)
-"""Roles of pods that live no longer than one call of the engine."""
+"""The roles of pods that live no longer than one call of the engine."""
 
 
 def make_name(launch_id: str) -> str:

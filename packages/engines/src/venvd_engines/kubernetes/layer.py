@@ -1,9 +1,9 @@
-"""A program of the controller's image: it pushes an environment, or the changes that an installation of Debian packages
-made, as one layer on a base image, and runs no code of either.
+"""A program of the controller's image: it pushes a layer on a base image, and runs no code of either.
 
     python -m venvd_engines.kubernetes.layer INPUTS/push.json
 
-The same files give the same layer, bit for bit. The last line of its output is the image's digest.
+The layer is an environment, or the changes of an installation of Debian packages. The same files give the same layer,
+bit for bit. The last line of the output is the image's digest.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    """Add a file, directory or link; owner, times and the bits of the umask are the same on every machine."""
+    """Add a file, directory or link. Owner, times and the bits of the umask are the same on every machine."""
     status = path.lstat()
     entry = tarfile.TarInfo(name)
     if stat.S_ISLNK(status.st_mode):
@@ -68,7 +68,7 @@ def find_platform(repository: Repository, reference: str) -> Found:
     """Find the manifest of this machine's platform.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the image has no such manifest.
     """
     chosen = repository.find(reference)
     if chosen is not None and "manifests" in chosen.content:
@@ -88,15 +88,15 @@ def find_platform(repository: Repository, reference: str) -> Found:
 def push(
     target: Repository, source: Repository, reference: str, file: Path, layer: Layer, config: dict[str, Any] | None
 ) -> str:
-    """Push a layer onto a base image; the digest of the new image.
+    """Push a layer onto a base image, and return the digest of the new image.
 
     Args:
-        target: where the image goes.
-        source: where the base image is.
-        reference: its tag or digest.
+        target: the repository of the new image.
+        source: the repository of the base image.
+        reference: the tag or digest of the base image.
         file: the compressed layer.
-        layer: what `write_layer` returned for it.
-        config: fields of the image's configuration that replace the base's, where it holds a venv; else None.
+        layer: what `write_layer` returned for the file.
+        config: for an image with a venv, fields of its configuration that replace the base's; else None.
     """
     base = find_platform(source, reference)
     image = json.loads(source.read_blob(base.content["config"]["digest"]))
@@ -129,7 +129,7 @@ def push(
 
 
 def _make_settings(base: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Make the settings of an image with a venv: of the base's variables, only the search path stays."""
+    """Make the settings of an image with a venv. Of the base's variables, only the search path stays."""
     settings = {**base, **config}
     search = dict(variable.partition("=")[::2] for variable in settings.get("Env") or ())
     search["PATH"] = f"/env/bin:{search.get('PATH') or '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'}"
@@ -142,7 +142,7 @@ def read_packages(path: Path) -> str:
     """Read the list of packages as JSON. Code of packages may have written it, so it is not trusted.
 
     Raises:
-        InvalidRequest: it is no list of names and versions.
+        InvalidRequest: the file is not a list of names and versions.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:

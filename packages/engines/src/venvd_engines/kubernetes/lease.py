@@ -1,6 +1,6 @@
-"""Leader election: of several processes, the one that holds a Lease leads. The rules and times are those of client-go.
+"""Leader election: of several processes, the holder of a Lease leads. The rules and times are those of client-go.
 
-The holder renews the Lease. Another process takes it once that process has seen no renewal for `LEASE_SECONDS`. Each
+The holder renews the Lease. Another process takes the Lease once it has seen no renewal for `LEASE_SECONDS`. Each
 process measures this by its own monotonic clock, so the clocks of two machines need not agree.
 """
 
@@ -25,7 +25,7 @@ from venvd_engines.kubernetes.cluster import Cluster, translate_errors
 LEASE_SECONDS = 15
 """Another process takes the Lease when it has seen no renewal for this long."""
 RENEW_SECONDS = 10.0
-"""The holder leads for this long after the start of its last renewal. What it sent before has the rest to arrive."""
+"""The holder leads for this long after the start of its last renewal. Its last requests then have time to arrive."""
 RETRY_SECONDS = 2.0
 """Pause of the holder between two renewals."""
 LOOK_SECONDS = 1.0
@@ -37,7 +37,7 @@ ANOTHER = "another controller leads"
 
 @dataclass(frozen=True)
 class Standing:
-    """What one look at the Lease gave.
+    """The result of one look at the Lease.
 
     Attributes:
         until: the monotonic time until which this process leads; None if it does not.
@@ -55,7 +55,7 @@ class Election:
 
     Args:
         name: name of the Lease.
-        pod: the pod of this process, which gets a label while it leads.
+        pod: the pod of this process; the pod has a label while the process leads.
     """
 
     def __init__(self, settings: EngineSettings, name: str, pod: str | None = None) -> None:
@@ -77,7 +77,7 @@ class Election:
             Unavailable: the API server does not answer.
             Forbidden: the service account has no rights on Leases.
         """
-        began = time.monotonic()  # a renewal counts from before it was sent
+        began = time.monotonic()  # a renewal counts from the time before it was sent
         lease = self._find()
         spec = lease.get("spec", {})
         if spec != self._seen:
@@ -101,7 +101,7 @@ class Election:
         return claim
 
     def _find(self) -> dict[str, Any]:
-        """Read the Lease; without one, return the beginning of one."""
+        """Read the Lease. If there is none, return the metadata of a new one."""
         lease = self._cluster.find(Lease, self._name)
         if lease is not None:
             content: dict[str, Any] = lease.to_dict()
@@ -110,7 +110,7 @@ class Election:
 
     @translate_errors("write the Lease")
     def _write(self, content: dict[str, Any]) -> None:
-        """Write the Lease; the API server refuses it where another process has written meanwhile."""
+        """Write the Lease. The API server refuses this if another process has written meanwhile."""
         client: Any = self._cluster.client
         write = client.replace if "resourceVersion" in content["metadata"] else client.create
         written = write(Lease.from_dict(content))
@@ -129,7 +129,7 @@ class Election:
 
     @translate_errors("label the pods")
     def label(self, *, leads: bool) -> None:
-        """Label the pod of this process, and no other, as that of the leader; or let its label go."""
+        """Label the pod of this process, and no other, as the leader's; or remove that label from it."""
         if self._pod is None:
             return
         if leads:

@@ -1,4 +1,4 @@
-"""How a client answers the challenges of a registry: with a name and a password, or with a token for what it does."""
+"""How a client answers a registry's challenge: with a name and a password, or with a token for the request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TOKEN_SECONDS = 30.0
 
 
 class Login(requests.auth.AuthBase):
-    """The authorization of requests to one registry; requests carry what its last challenge was answered with.
+    """The authorization of requests to one registry. Requests carry the answer to its last challenge.
 
     Args:
         credentials: the content of a `.dockerconfigjson`.
-        host: the registry, as its images' names have it.
+        host: the registry, as in the names of its images.
     """
 
     def __init__(self, credentials: Mapping[str, Any], host: str) -> None:
@@ -37,7 +37,7 @@ class Login(requests.auth.AuthBase):
         return request
 
     def answer(self, response: requests.Response, session: requests.Session) -> bool:
-        """Answer the challenge of a refused request; False where there is nothing to answer it with."""
+        """Answer the challenge of a refused request. Return False if there is no answer to it."""
         scheme, _, rest = response.headers.get("WWW-Authenticate", "").partition(" ")
         if scheme.lower() == "basic":
             repeated, self._uses_basic = self._uses_basic, self._basic is not None

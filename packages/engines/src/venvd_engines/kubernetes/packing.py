@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 LEVEL = 4
-"""Of gzip: numpy takes a second, and a twentieth more space than at the best level."""
+"""The level of gzip: numpy takes a second, and a twentieth more space than at the best level."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A compressed layer: digest and size of the file, and the digest of what it holds."""
+    """A compressed layer: digest and size of the file, and the digest of its uncompressed content."""
 
     digest: str
     size: int
@@ -23,7 +23,7 @@ class Layer:
 
 
 class _Hashing:
-    """A file to write to, which hashes all that it gets."""
+    """A file to write to. It hashes all that it gets."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""The pods of a home's backends: read from a watch while one runs, else asked for."""
+"""The pods of a home's backends. A watch keeps the list while it runs; without one, the API server is asked."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from venvd_engines.kubernetes import labels
 from venvd_engines.kubernetes.cluster import Cluster
 
 FRESH_SECONDS = 0.5
-"""The age up to which a list of pods answers for all backends where nothing watches."""
+"""The age up to which a list of pods answers for all backends if nothing watches."""
 WATCH_SECONDS = 20
-"""After this long the API server ends a watch, and the next one begins: so a silent connection is noticed."""
+"""After this long the API server ends a watch, and the next one begins. This shows a silent connection."""
 SILENT_SECONDS = 25.0
 """A watch that says nothing for this long has lost its API server."""
 SHORT_SECONDS = 1.0
-"""A watch that ends earlier is not begun again at once."""
+"""After a watch that ends earlier than this, the next one does not begin at once."""
 SETTLE_SECONDS = 2.0
-"""After a change of our own the cluster is asked for this long: a watch may tell of it later."""
+"""After its own change, this process asks the cluster for this long: the watch may report the change late."""
 _GONE = 410
 
 
 class PodList:
-    """Keeps the pods of all backends; shared by threads.
+    """Keeps the pods of all backends, for all threads.
 
-    While `watch` is read, its events keep the list true, and reading costs no call. If the connection ends or is
-    silent, each reading asks the API server, which raises the client's errors where it is away: an old list never
-    passes for the truth.
+    While a thread iterates over `watch`, its events keep the list true, and reading costs no call. If the connection
+    ends or is silent, each reading asks the API server, and raises the client's errors if that is away. So an old list
+    never passes for the truth.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -49,7 +49,7 @@ class PodList:
         self._closed = False
 
     def read(self, max_age: float = FRESH_SECONDS) -> Mapping[str, Any]:
-        """Return the pods by the IDs of their launches; where nothing watches, a list of at most this age."""
+        """Return the pods by the IDs of their launches. If nothing watches, the list is at most this old."""
         with self._lock:
             if self._is_watched():
                 return dict(self._watched or {})
@@ -60,13 +60,13 @@ class PodList:
             return self._listed
 
     def find(self, launch_id: str) -> Any:
-        """Find the pod of a launch, or None; it may be younger than the list."""
+        """Find the pod of a launch, or None. The pod may be younger than the list."""
         with self._lock:
             pod = (self._watched or {}).get(launch_id) if self._is_watched() else None
         return pod or self._cluster.find(Pod, labels.make_name(launch_id))
 
     def expect_change(self) -> None:
-        """Ask the API server for a while: this process has changed a pod."""
+        """Let readings ask the API server for a while, since this process has changed a pod."""
         with self._lock:
             self._listed_at = -math.inf
             self._settled_at = time.monotonic() + SETTLE_SECONDS
@@ -84,7 +84,7 @@ class PodList:
     def watch(self) -> Iterator[None]:
         """Yield once when the list is there, and whenever a part of a backend begins, ends or vanishes.
 
-        Where the API server no longer knows the version that was read last (410), this lists anew.
+        If the API server no longer knows the version that was read last (410), this lists anew.
 
         Raises:
             Unavailable, HTTPError, ApiError: the API server is away, was silent, or refuses; the caller comes again.
@@ -111,7 +111,7 @@ class PodList:
                     self._watched = None
 
     def _list(self, pods: dict[str, Any]) -> str:
-        """Fill in the pods that there are, and return the version of the list."""
+        """Fill in the existing pods, and return the version of the list."""
         selector: dict[str, Any] = self._cluster.select(labels.BACKEND)
         listed: Any = self._cluster.client.list(Pod, labels=selector)
         by_launch = {pod.metadata.labels[labels.LAUNCH]: pod for pod in listed}
@@ -128,7 +128,7 @@ class PodList:
         """Take in the events after a version until the API server ends the watch.
 
         Returns:
-            The version to go on from, or None where the API server no longer has it.
+            The version to go on from, or None if the API server no longer has it.
         """
         parameters = {
             "watch": "true",
@@ -160,12 +160,12 @@ class PodList:
             self._heard_at = time.monotonic()
 
     def _take(self, event: dict[str, Any], pods: dict[str, Any]) -> bool:
-        """Take an event into the list, and say whether a part began, ended or vanished."""
+        """Take an event into the list, and return whether a part began, ended or vanished."""
         with self._lock:
             self._heard_at = time.monotonic()
             if event["type"] == "BOOKMARK":
                 return False
-            self._listed_at = -math.inf  # what was asked for may be older than the event
+            self._listed_at = -math.inf  # the list that was asked for may be older than the event
             pod: Any = Pod.from_dict(event["object"])
             launch_id = pod.metadata.labels[labels.LAUNCH]
             before = pods.pop(launch_id, None)
@@ -184,7 +184,7 @@ def _parse(line: str) -> dict[str, Any]:
 
 
 def _summarize(pod: Any) -> object:
-    """Summarize what a backend can be told by: the phase, and which containers run."""
+    """Summarize what shows the state of a backend: the phase, and which containers run or ended."""
     if pod is None:
         return None
     statuses = pod.status.containerStatuses or ()

@@ -28,7 +28,7 @@ TMP = "/tmp"  # noqa: S108 - in containers of our own
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 PORTS = {"http": {"main": 5678}, "rpc": {"main": 50051, "http": 8080}, "pipe": {}}
 SOCKETS = "/run/venvd/socket"
-"""Where server and client of a pipe have the directory of its sockets."""
+"""Where the server and the client of a pipe see the directory of its sockets."""
 SOCKET_URL = f"unix://{SOCKETS}/pipe.sock"
 
 CONTROLLER_UID = 10003
@@ -43,11 +43,11 @@ GVISOR_CLASS = "gvisor"
 _SHARED = {"type": "tmpfs", "share": "pod", "options": "rw,rprivate"}
 
 NO_NAMES = {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["127.0.0.1"]}}
-"""Pods that do not reach the cluster's DNS fail at once where they look for a name, and not after a time-out."""
+"""For pods that do not reach the cluster's DNS: the look-up of a name fails at once, and not after a time-out."""
 
 
 def secure(container: dict[str, Any], user: int) -> dict[str, Any]:
-    """Add what restricted pod security wants of a container, and keep its last words for the error."""
+    """Add what restricted pod security demands of a container, and let the cluster keep its last output for errors."""
     return {
         **container,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -83,7 +83,7 @@ def make_spec(options: KubernetesSettings, user: int, **parts: Any) -> dict[str,
         },
         **parts,
     }
-    if options.user_namespaces and "runtimeClassName" not in parts:  # gVisor has no part of it
+    if options.user_namespaces and "runtimeClassName" not in parts:  # gVisor does not use them
         spec["hostUsers"] = False
     if options.node_selector:
         spec["nodeSelector"] = dict(options.node_selector)
@@ -116,14 +116,14 @@ def find_image(options: KubernetesSettings, name: str) -> str:
 
 
 def find_runtime_class(oci_runtime: str | None) -> str | None:
-    """Find the runtime class for the name of an OCI runtime: the cluster's default for those that share the kernel."""
+    """Find the runtime class for the name of an OCI runtime; None, the cluster's default, for a shared kernel."""
     if oci_runtime is None or oci_runtime in SHARED_KERNEL:
         return None
     return GVISOR_CLASS if oci_runtime == "runsc" else oci_runtime
 
 
 def describe_shared_volumes(*names: str) -> dict[str, str]:
-    """Describe volumes for gVisor: its pod is one sandbox, which shares Unix sockets only in volumes described so."""
+    """Describe volumes for gVisor. A pod is one sandbox, which shares Unix sockets only in volumes described so."""
     return {f"dev.gvisor.spec.mount.{name}.{key}": value for name in names for key, value in _SHARED.items()}
 
 
@@ -141,8 +141,8 @@ def make_backend(
     """Make the specification of the pod with server and worker host.
 
     Args:
-        settings: of the engine.
-        launch: its user ID must be set.
+        settings: the settings of the engine.
+        launch: the launch; its user ID must be set.
         runtime: the runtime class.
         host: the name by which clients reach the server.
         controller: where the server reaches the controller; None: nowhere.
@@ -176,9 +176,9 @@ def make_router(settings: EngineSettings, launch: Launch, host: str) -> dict[str
     """Make the specification of the pod with the router of a backend.
 
     Args:
-        settings: of the engine.
-        launch: of the router.
-        host: the name by which clients reach it.
+        settings: the settings of the engine.
+        launch: the launch of the router.
+        host: the name by which clients reach the router.
     """
     options = settings.kubernetes
     return make_spec(
@@ -197,13 +197,13 @@ def make_router(settings: EngineSettings, launch: Launch, host: str) -> dict[str
 
 
 def choose_user(options: KubernetesSettings, launch: Launch, runtime: str | None) -> int:
-    """Choose the user of the worker host: a user namespace makes the users of each pod its own, and has 65,536."""
+    """Choose the user of the worker host. In a user namespace, users belong to one pod, so all pods can share an ID."""
     own = launch.user_id is not None and (runtime is not None or not options.user_namespaces)
     return int(launch.user_id or 0) if own else labels.WORKER_UID
 
 
 def make_volumes(launch: Launch, keys: dict[str, Any]) -> list[dict[str, Any]]:
-    """Make the volumes of server and worker host; `keys` is that of the server's files."""
+    """Make the volumes of server and worker host; `keys` is the volume of the server's files."""
     size = launch.limits.tmpfs_bytes
     return [
         memory_volume("channel", CHANNEL_SIZE),
@@ -217,7 +217,7 @@ def make_volumes(launch: Launch, keys: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
-    """Make the init container that lets no user code start before NetworkPolicies keep the pod from the cluster."""
+    """Make the init container that delays user code until NetworkPolicies keep the pod from the cluster."""
     # the cluster gives every container the address of its API server
     program = f"exec /opt/venv/bin/python -I -m {closed.__name__} $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT"
     return secure(
@@ -234,7 +234,7 @@ def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
 def make_server(
     options: KubernetesSettings, launch: Launch, host: str, controller: ControllerAddress | None = None
 ) -> dict[str, Any]:
-    """Make the server; `host` is the name by which clients reach it."""
+    """Make the container of the server; `host` is the name by which clients reach it."""
     env = {**launch.server_env, **_make_server_paths(launch, host)}
     if controller is not None:
         env["VENVD_CONTROLLER_URL"] = controller.url
@@ -280,12 +280,12 @@ def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
 
 
 def make_worker(options: KubernetesSettings, launch: Launch, user: int) -> dict[str, Any]:
-    """Make the worker host, which has nothing of the server but the channel, and cannot write there."""
+    """Make the container of the worker host. Of the server it has only the channel, and it cannot write there."""
     words = launch.warden_options()
     if launch.network is False:
         # server and worker host share the pod's network
         words.append("--no-network")
-    # Both containers get the stop signal at once; the server ends when its calls have, and the grace bounds both.
+    # Both containers get the stop signal at once. The server ends after its calls, and the grace bounds both.
     words += ["--stop-wait", "86400"]
     env = {WORKER_ENV: json.dumps(launch.make_worker_env(PREFIX, assemblies.DIRECTORY)), "HOME": WORK, "TMPDIR": TMP}
     return secure(
@@ -314,7 +314,7 @@ def make_worker(options: KubernetesSettings, launch: Launch, user: int) -> dict[
 
 
 def _format_cpus(cpus: float) -> str:
-    """Format a number as Kubernetes does itself, so that an object that is applied again is the same."""
+    """Format a number as Kubernetes does itself, so that a second `kubectl apply` of an object changes nothing."""
     return f"{cpus:g}" if cpus == int(cpus) else f"{round(cpus * 1000)}m"
 
 
@@ -324,5 +324,5 @@ def encode_files(content: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _list_env(env: Mapping[str, str]) -> list[dict[str, str]]:
-    """List variables as Kubernetes reads them: `$(` would begin a reference."""
+    """List variables as Kubernetes reads them, with `$(` escaped: it would begin a reference."""
     return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in sorted(env.items())]

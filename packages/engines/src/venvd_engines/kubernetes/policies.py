@@ -1,6 +1,6 @@
-"""Whether the cluster's network enforces NetworkPolicies, which two pods find out.
+"""A probe with two pods: does the cluster's network enforce NetworkPolicies?
 
-The first one listens, and no policy of the chart selects it. The second one is closed as a backend without network is,
+The first pod listens, and no policy of the chart selects it. The second one is closed like a backend without network,
 and tries to connect to the first.
 """
 
@@ -31,7 +31,7 @@ PORT = 8080
 
 
 class Policies:
-    """Knows whether policies are enforced; shared by threads."""
+    """Knows whether the cluster enforces policies; for all threads."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -43,10 +43,10 @@ class Policies:
         self._closed = False
 
     def require(self, what: str, progress: Progress) -> None:
-        """Check that policies are enforced, by a probe where the last one is old or was not so.
+        """Check that the cluster enforces policies. Probe again if the last probe is old or did not succeed.
 
         Raises:
-            InvalidRequest: they are not; says what would be.
+            InvalidRequest: the cluster does not enforce them.
             Unavailable: the probe does not run.
         """
         with self._probing:
@@ -63,7 +63,7 @@ class Policies:
             )
 
     def describe(self) -> str:
-        """Describe what is known in a sentence; a probe begins in the background where it is nothing recent."""
+        """Return a sentence unless policies are enforced. If the last probe is old, start one in the background."""
         if not self._is_fresh() and not self._closed and not self._probing.locked():
             self._background = threading.Thread(target=self._probe_in_background, daemon=True, name="policy-probe")
             self._background.start()
@@ -77,7 +77,7 @@ class Policies:
         )
 
     def close(self) -> None:
-        """End a probe in the background."""
+        """End the probe in the background, if one runs."""
         self._closed = True
         if self._background is not None:
             self._background.join()
@@ -131,7 +131,7 @@ class Policies:
 
     @contextlib.contextmanager
     def _run(self, part: str, own: dict[str, str], container: dict[str, Any]) -> Iterator[str]:
-        """Run a pod of one container; only `own` labels let the policies of the chart select it."""
+        """Run a pod of one container, and yield its name. Only `own` labels let the policies of the chart select it."""
         name = f"venvd-probe-{part}-{secrets.token_hex(6)}"
         common = self._cluster.labels(labels.PROBING)
         wanted = {**own, labels.PROBE: common[labels.HOME], labels.INSTANCE: common[labels.INSTANCE]}
@@ -148,7 +148,7 @@ class Policies:
             yield name
 
     def _wait(self, name: str, find: Any) -> Any:
-        """Wait until `find` finds something in a pod."""
+        """Wait until `find` finds something in a pod, and return it."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self._closed:

@@ -17,7 +17,7 @@ from venvd_worker import archive
 
 
 def provide(directory: Path, what: list[str]) -> None:
-    """Copy the worker archive, uv and the program that finishes an environment, or the one that installs packages."""
+    """Copy the named programs: the worker archive, uv with `post_install`, or `apt_install`."""
     if "worker" in what:
         archive.build(directory).rename(directory / "worker.pyz")
     if "uv" in what:

@@ -1,4 +1,4 @@
-"""A registry, as far as images of venvs need it: blobs, manifests and tags."""
+"""A client of a registry, with what images of venvs need: blobs, manifests and tags."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ MANIFESTS = (
 )
 _LOOPBACK = ("127.", "localhost", "[::1]")
 _SECONDS = (10.0, 120.0)
-"""To connect, and between two parts of an answer."""
+"""Time-outs: to connect, and between two parts of an answer."""
 _RETRIES = urllib3.Retry(3, backoff_factor=0.3, status_forcelist=(502, 503, 504), raise_on_status=False)
-"""Of requests that change nothing."""
+"""The retries of requests that change nothing."""
 _REMOVED = "dev.venvd.removed"
 _EMPTY = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -54,8 +54,8 @@ class Repository:
     """One repository of a registry.
 
     Args:
-        name: of images, such as `registry.example.com/venvd/venv`.
-        url: the address of the registry, where it is not `https://` and the host of the name.
+        name: the name of its images, such as `registry.example.com/venvd/venv`.
+        url: the address of the registry, if it is not `https://` and the host of the name.
         credentials: the content of a `.dockerconfigjson`.
         ca_bundle: certificates to trust.
     """
@@ -94,7 +94,7 @@ class Repository:
         return None if _REMOVED in (manifest.content.get("annotations") or {}) else manifest
 
     def list_tags(self) -> list[str]:
-        """List the first tags, as many as the registry gives at once; none where there is no such repository."""
+        """List the first tags, as many as the registry gives at once; none if there is no such repository."""
         response = self._request("GET", "tags/list", {200, 404})
         return list(response.json().get("tags") or ()) if response.ok else []
 
@@ -115,7 +115,7 @@ class Repository:
         return self._request("HEAD", f"blobs/{digest}", {200, 404}).status_code == 200
 
     def copy_blob(self, digest: str, source: Repository) -> None:
-        """Take a blob over from another repository; one of the same registry only links it."""
+        """Copy a blob from another repository. If both are in the same registry, that only links the blob."""
         if self.has_blob(digest):
             return
         location = None
@@ -145,10 +145,10 @@ class Repository:
         self._request("PUT", f"manifests/{reference}", {201}, data=content, headers={"Content-Type": media_type})
 
     def remove_tag(self, tag: str) -> None:
-        """Remove a tag; its manifest stays, since other tags may name it."""
+        """Remove a tag. Its manifest stays, since other tags may name it."""
         if self._request("DELETE", f"manifests/{tag}", {202, 404, 400, 405}).status_code in {202, 404}:
             return
-        # such a registry removes manifests alone, with all of their tags: the tag gets a manifest of its own first
+        # such a registry removes only manifests, with all of their tags: so first give the tag its own manifest
         self.put_blob(_hash(_EMPTY), _EMPTY)
         empty = {"mediaType": _EMPTY_TYPE, "digest": _hash(_EMPTY), "size": len(_EMPTY)}
         manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": empty, "layers": [empty]}
@@ -158,7 +158,7 @@ class Repository:
 
     def _request(self, method: str, path: str, accepted: set[int], **options: Any) -> requests.Response:
         url = urljoin(self._url, path)
-        # storage behind a registry has links that carry their own right
+        # links to the storage behind a registry carry their own authorization
         ours = urlsplit(url).netloc == urlsplit(self._url).netloc
         options["auth"] = self._login if ours else _leave
         try:
@@ -186,6 +186,6 @@ def _leave(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def read_credentials(path: Path) -> dict[str, Any]:
-    """Read a mounted Secret of type `kubernetes.io/dockerconfigjson`; empty where there is none."""
+    """Read a mounted Secret of type `kubernetes.io/dockerconfigjson`. Return an empty dict if there is none."""
     file = path / ".dockerconfigjson"
     return dict(json.loads(file.read_text())) if file.is_file() else {}

@@ -18,24 +18,24 @@ class KubernetesSettings:
     """Settings of the engine kubernetes.
 
     Attributes:
-        namespace: of all that the engine makes; null is that of the service account or of the kubeconfig.
-        images: references of `controller`, `http`, `rpc` and `pipe`.
-        registry: what stands before `/venv` in the names of images of venvs.
-        registry_url: the address of that registry, where it is not `https://` and its host.
-        pull_secret: a Secret of the type `kubernetes.io/dockerconfigjson` for pods.
-        push_secret: the same, for pushes.
-        node_selector: of all pods.
-        tolerations: of all pods.
-        priority_class: of backends.
-        owner: a Secret; what the engine makes is removed with it.
-        apt_namespace: where Debian packages are installed, as root in a container; null refuses them.
-        apt_owner: a Secret of that namespace; what the engine makes there is removed with it.
-        user_namespaces: whether the users of pods are none of the node; the nodes must be able to.
+        namespace: the namespace of all that the engine makes; null is that of the service account or of the kubeconfig.
+        images: the references of the images `controller`, `http`, `rpc` and `pipe`.
+        registry: the part before `/venv` in the names of images of venvs.
+        registry_url: the address of that registry, if it is not `https://` and its host.
+        pull_secret: a Secret of the type `kubernetes.io/dockerconfigjson`, with which pods pull images.
+        push_secret: such a Secret for pushes.
+        node_selector: the node selector of all pods.
+        tolerations: the tolerations of all pods.
+        priority_class: the priority class of backends.
+        owner: a Secret; the cluster removes with it all that the engine makes.
+        apt_namespace: where a container installs Debian packages as root; null refuses such packages.
+        apt_owner: a Secret of that namespace; the cluster removes with it all that the engine makes there.
+        user_namespaces: whether pods run in user namespaces, which the nodes must support.
         assemblies: volumes with .NET assemblies, as in the specification of a pod, by the directories that name them.
         controller_url: where servers in pods reach the controller; null: nowhere.
-        controller_certificate: the file with the certificate that it shows there; null where it speaks plain HTTP.
-        egress_service: the Service of the broker that makes the connections of lists of destinations; null is none.
-        egress_key_file: the key that signs the tickets of that broker.
+        controller_certificate: the file with the certificate that the controller shows there; null for plain HTTP.
+        egress_service: the Service of the broker for backends with a list of destinations; null is none.
+        egress_key_file: the file of the key that signs the tickets of that broker.
     """
 
     namespace: str | None = None

@@ -1,4 +1,4 @@
-"""Why a pod does not run: what its conditions and containers say, and which of it will not pass."""
+"""Why a pod does not run: what its conditions and containers say, and which reasons will not pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FINAL = {
     "CreateContainerError": Internal,
     "RunContainerError": Internal,
 }
-"""Reasons of a waiting container that time does not mend."""
+"""The reasons of a waiting container that time does not mend, with their errors."""
 PULLS = {"ErrImagePull", "ImagePullBackOff"}
 _ABSENT = ("not found", "NotFound", "manifest unknown", "MANIFEST_UNKNOWN")
 
@@ -25,7 +25,7 @@ def list_statuses(pod: Any) -> Iterator[Any]:
 
 
 def explain_waiting(pod: Any) -> str:
-    """Explain in one line what a pod waits for; empty where it says nothing."""
+    """Explain in one line what a pod waits for; empty if the pod does not say."""
     for condition in pod.status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
             return f"no node takes the pod: {condition.message or condition.reason}"
@@ -37,7 +37,7 @@ def explain_waiting(pod: Any) -> str:
 
 
 def find_failure(pod: Any) -> VenvdError | None:
-    """Find out whether a pod that does not run never will; the error says why."""
+    """Return an error that says why a pod will never run, or None if it still may."""
     if pod.status.phase == "Failed" and not pod.status.containerStatuses:
         return Unavailable(f"the cluster ended the pod: {pod.status.reason}: {pod.status.message}")
     for status in list_statuses(pod):

@@ -16,7 +16,7 @@ from venvd_engines.kubernetes.cluster import Cluster
 def make_broker_file(cluster: Cluster, launch: Launch) -> bytes:
     """Make the file by which the server finds the shared broker: its address, and a ticket with the server's rules.
 
-    It names an address, because such a pod does not reach the cluster's DNS.
+    The address is an IP address, because such a pod does not reach the cluster's DNS.
 
     Raises:
         InvalidRequest: the list is too long.
