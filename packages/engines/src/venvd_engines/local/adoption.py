@@ -1,4 +1,4 @@
-"""Virtual environments that another program made: checked and read, and never changed."""
+"""Virtual environments that another program made. The engine checks and reads them, and never changes them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from venvd_engines.local.interpreters import OLDEST, Interpreter, ask
 
 
 def find_interpreter(folder: Path, env: Mapping[str, str]) -> Interpreter:
-    """The base interpreter of the virtual environment in a folder.
+    """Find the base interpreter of the virtual environment in a folder.
 
     Raises:
-        InvalidRequest: the folder is no virtual environment, or one of an interpreter that the worker does not support.
+        InvalidRequest: the folder is not a virtual environment, or the worker does not support its interpreter.
     """
     if not (folder / "pyvenv.cfg").is_file():
         raise InvalidRequest(f"path: {folder} is no virtual environment: it has no file pyvenv.cfg")
@@ -28,5 +28,5 @@ def find_interpreter(folder: Path, env: Mapping[str, str]) -> Interpreter:
 
 
 def make_key(folder: Path, version: str, packages: list[tuple[str, str]]) -> str:
-    """The address of what was read: 32 hexadecimal digits."""
+    """Make the content address of an environment from what was read: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(["adopted", str(folder), version, packages]).encode()).hexdigest()[:32]

@@ -25,7 +25,7 @@ _KEPT_LINES = 400
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended; `stdout` and `stderr` hold their last lines."""
+    """How a command ended; `stdout` and `stderr` are the last lines of each."""
 
     status: int
     stdout: str
@@ -47,18 +47,18 @@ def run(
 
     Args:
         argv: the program and its arguments.
-        env: its whole environment.
-        progress: receives its stderr, and may cancel it.
+        env: the whole environment of the program.
+        progress: receives the program's stderr, and may cancel the program.
         timeout: seconds.
-        cwd: its directory.
+        cwd: the program's working directory.
         show: changes a line of stderr for the log; None logs nothing.
         keep: descriptors that the program inherits.
-        started: receives its process ID.
+        started: receives the program's process ID.
 
     Raises:
         Cancelled: from `progress.check`; the whole process group is gone.
-        DeadlineExceeded: it ran longer than `timeout`; the process group is gone.
-        Unavailable: it could not be started.
+        DeadlineExceeded: the program ran longer than `timeout`; the process group is gone.
+        Unavailable: the program could not be started.
     """
     try:
         process = subprocess.Popen(
@@ -97,7 +97,7 @@ def _follow(
             progress.check()
             if time.monotonic() > end:
                 raise DeadlineExceeded(f"{_name(process)} did not end within {timeout:g} s")
-            # checked before reading, so that the last output is read
+            # check before reading, so that the last output is read
             ended = process.poll() is not None
             ready = selector.select(0 if ended else _TICK)
             for key, _ in ready:

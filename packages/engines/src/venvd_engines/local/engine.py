@@ -236,6 +236,6 @@ def _index(settings: EngineSettings) -> dict[str, str]:
 
 
 def _private_cache(home: Path) -> Path | None:
-    """A cache below the home, where this user has no writable directory for one."""
+    """Return a cache below the home if this user has no writable directory for one, else None."""
     user = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")
     return None if user and os.access(user, os.W_OK) else home / "cache" / "uv"

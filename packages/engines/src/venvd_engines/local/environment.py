@@ -37,7 +37,7 @@ def _select(*names: str) -> dict[str, str]:
 
 
 def for_installer(index: Mapping[str, str], cache: Path | None) -> dict[str, str]:
-    """For uv: indexes, certificates and caches; `index` overrides the controller's environment."""
+    """Make the environment of uv: indexes, certificates and caches. `index` overrides the controller's environment."""
     env = _select("PATH", "HOME", "TMPDIR", *_PLACES, *_CERTIFICATES, *_PROXIES, *_INSTALLER)
     env.setdefault("PATH", _SYSTEM_PATH)
     if cache is not None:
@@ -50,13 +50,13 @@ def for_supervisor() -> dict[str, str]:
 
 
 def for_server(directory: Path) -> dict[str, str]:
-    """For a server, without its settings."""
+    """Make the environment of a server, without its settings."""
     own = {"PATH": _SYSTEM_PATH, "HOME": str(directory), "TMPDIR": str(directory / "tmp")}
     return {**own, **_select(*_PLACES, *_CERTIFICATES)}
 
 
 def for_worker(directory: Path, user: Mapping[str, str]) -> dict[str, str]:
-    """For the worker host; the warden moves `VENVD_WORKER_ENV` into the environments of sessions."""
+    """Make the environment of the worker host. The warden moves `VENVD_WORKER_ENV` into those of sessions."""
     return {
         "PATH": _SYSTEM_PATH,
         "HOME": str(directory / "work"),

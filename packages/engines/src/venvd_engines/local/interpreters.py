@@ -1,4 +1,4 @@
-"""CPythons of this machine. uv finds or fetches them; each must answer a question before it is used."""
+"""CPythons of this machine. uv finds or fetches them, and each must answer a question before use."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A CPython that answered; `path` is the real program, not a link, a shim or that of a venv."""
+    """A CPython that answered; `path` is the real program, not a link, not a shim, and not in a venv."""
 
     version: Version
     path: Path
 
 
 def find(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> RuntimeRef:
-    """The newest CPython of a version; fetched where this machine has none.
+    """Find the newest CPython of a version. If this machine has none, fetch it.
 
     Raises:
         InvalidRequest: the version is invalid, or too old for the worker.
-        NotFound: lists the versions of this machine, and says why the fetch failed.
+        NotFound: there is none; the message lists the versions of this machine, and says why the fetch failed.
     """
     if Version(check_version(version)).release[:2] < OLDEST.release:
         raise InvalidRequest(f"CPython {version} is too old: {OLDEST} or newer is needed")
@@ -65,7 +65,7 @@ def find(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> R
 
 
 def choose(version: str, known: Iterable[Interpreter]) -> Interpreter | None:
-    """The newest interpreter of a version; a final release goes before any pre-release."""
+    """Choose the newest interpreter of a version. A final release goes before any pre-release."""
     parts = version.split(".")
     if len(parts) == 3:
         matching = [each for each in known if each.version == Version(version)]
@@ -76,7 +76,7 @@ def choose(version: str, known: Iterable[Interpreter]) -> Interpreter | None:
 
 
 def list_installed(uv: str, env: Mapping[str, str], progress: Progress) -> list[Interpreter]:
-    """Every usable CPython once, in the order of uv's preference; the one that runs this program comes last."""
+    """List every usable CPython once, in the order of uv's preference. The one that runs this program comes last."""
     interpreters: dict[Path, Interpreter] = {}
     for path in _candidates(uv, env, progress):
         real = path.resolve()
@@ -103,7 +103,7 @@ def _candidates(uv: str, env: Mapping[str, str], progress: Progress) -> Iterator
 
 
 def search_path(env: Mapping[str, str]) -> str:
-    """PATH with the interpreters of pyenv in place of its shims, which answer for one version and fail for others."""
+    """Make a PATH with pyenv's interpreters instead of its shims: a shim works for one version and fails for others."""
     root = Path(env.get("PYENV_ROOT") or Path(env.get("HOME", "/")) / ".pyenv")
     versions = sorted((root / "versions").glob("3.*/bin")) if root.is_dir() else []
     given = [part for part in env.get("PATH", os.defpath).split(os.pathsep) if not part.endswith("/shims")]
@@ -111,7 +111,7 @@ def search_path(env: Mapping[str, str]) -> str:
 
 
 def ask(path: Path, env: Mapping[str, str]) -> Interpreter | None:
-    """The interpreter at `path`; None where it is not a CPython with a GIL that the worker supports."""
+    """Return the interpreter at `path`, or None if it is not a CPython with a GIL that the worker supports."""
     try:
         answer = subprocess.run(
             [path, "-I", "-S", "-c", _QUESTION],
@@ -130,7 +130,7 @@ def ask(path: Path, env: Mapping[str, str]) -> Interpreter | None:
 
 
 def _fetch(version: str, uv: str, env: Mapping[str, str], progress: Progress) -> str:
-    """Install a version with uv for this user; returns the reason of a failure, or an empty text."""
+    """Install a version with uv for this user. Return the reason of a failure, or an empty text."""
     progress.phase("fetch")
     argv = [uv, "python", "install", version, "--no-bin", "--no-config", "--no-progress", "--color", "never"]
     installer_env = {"UV_HTTP_RETRIES": "1", **env}

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 FILE_BYTES = 4 << 20
 LINE_BYTES = 16 << 10
-"""A longer line is written as several."""
+"""The most bytes of a line; a longer line is written as several."""
 
 
 @dataclass(frozen=True, order=True)
@@ -28,7 +28,7 @@ class JournalLine:
 
 
 class Writer:
-    """Appends the output of one part; a full disk loses lines and raises nothing."""
+    """Appends the output of one part. If the disk is full, lines are lost, but there is no error."""
 
     def __init__(self, path: Path, limit: int = FILE_BYTES) -> None:
         self._path = path
@@ -38,7 +38,7 @@ class Writer:
         self._partial: dict[str, bytes] = {}
 
     def feed(self, stream: str, data: bytes) -> None:
-        """Write complete lines; keep an unfinished one until its rest comes."""
+        """Write the complete lines. Keep an unfinished one until its rest comes."""
         *lines, rest = (self._partial.get(stream, b"") + data).split(b"\n")
         while len(rest) > LINE_BYTES:
             lines.append(rest[:LINE_BYTES])
@@ -85,7 +85,7 @@ def older(path: Path) -> Path:
 
 
 class Reader:
-    """Reads one part's lines, over the change from one file to the next."""
+    """Reads one part's lines, also when a new file replaces the old one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,7 +93,7 @@ class Reader:
         self._partial = b""
 
     def history(self, limit: int | None) -> list[JournalLine]:
-        """The last `limit` lines so far; `new` returns later ones."""
+        """Return the last `limit` lines so far; `new` returns later ones."""
         lines: deque[JournalLine] = deque(maxlen=limit)
         with contextlib.suppress(OSError), older(self._path).open("rb") as file:
             lines.extend(_parse(file.read().splitlines()))
@@ -101,11 +101,11 @@ class Reader:
         return list(lines)
 
     def new(self) -> list[JournalLine]:
-        """The lines since the last call."""
+        """Return the lines since the last call."""
         lines: list[JournalLine] = []
         while True:
             fresh = self._next_file()
-            lines += self._read()  # after the check, so that the last lines of the old file are included
+            lines += self._read()  # after the check, so that it gets the last lines of the old file
             if fresh is None:
                 return lines
             self.close()
@@ -123,7 +123,7 @@ class Reader:
         return list(_parse(whole))
 
     def _next_file(self) -> BinaryIO | None:
-        """The newest file, opened, where it is not the one being read."""
+        """Open the newest file, or return None if it is the one being read."""
         try:
             newest = self._path.stat()
             if self._file is not None and os.path.samestat(newest, os.fstat(self._file.fileno())):
@@ -142,7 +142,7 @@ def _parse(lines: list[bytes]) -> Iterator[JournalLine]:
 
 
 def merge(sources: dict[str, list[JournalLine]]) -> Iterator[tuple[str, JournalLine]]:
-    """The lines of all sources in the order of their times, with the name of the source."""
+    """Yield the lines of all sources in the order of their times, each after the name of its source."""
     labelled = ([(line, name) for line in lines] for name, lines in sources.items())
     for line, name in heapq.merge(*labelled, key=lambda pair: pair[0].time):
         yield name, line

@@ -1,4 +1,4 @@
-"""Launches that exist: finds them, reads their state and logs, and ends them."""
+"""Finds existing launches, reads their state and logs, and ends them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _MISSING = PartState("missing")
 
 @dataclass(frozen=True)
 class Place:
-    """Where launches are, who owns them, and where their sockets, links to these and the owner's socket are.
+    """The directories of launches, of their sockets and of the links to these; the owner, and the owner's socket.
 
     Attributes:
-        secrets: where the files of secrets are.
-        hidden: what user code does not see, but for its venv.
+        secrets: the files of secrets.
+        hidden: directories that user code does not see, except its venv.
         shared: directories that user code may read and change.
     """
 
@@ -73,14 +73,14 @@ class Launches:
     # ---- finding -------------------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[State]:
-        """The readable records of this home."""
+        """Yield the readable records of this home."""
         for launch_id in self._ids():
             record = state.read(self._place.directory(launch_id))
             if record is not None and record.home_id == self._place.home_id:
                 yield record
 
     def list_owned(self) -> list[Owned]:
-        """Every launch of this home, those included that a killed controller had only begun."""
+        """List every launch of this home, also those that a killed controller had only begun."""
         return [owned for launch_id in self._ids() if (owned := self._find_owned(launch_id)) is not None]
 
     def _ids(self) -> list[str]:
@@ -99,7 +99,7 @@ class Launches:
         return Owned(launch_id, record.name, to_launch_record(record), complete=running, running=running)
 
     def inspect(self, launch_id: str) -> BackendState:
-        """The state of both parts."""
+        """Return the state of both parts."""
         wait_until(lambda: self._is_current(launch_id), _RECORD_SECONDS)
         record = state.read(self._place.directory(launch_id))
         if record is None:
@@ -108,7 +108,7 @@ class Launches:
         return BackendState(*(_part_state(record, name, supervised=supervised) for name in PARTS))
 
     def _is_current(self, launch_id: str) -> bool:
-        """Whether the record agrees with the processes: a supervisor records an exit a moment later."""
+        """Return whether the record agrees with the processes. A supervisor records an exit a moment later."""
         record = state.read(self._place.directory(launch_id))
         if record is None or not _has_supervisor(record):
             return True
@@ -128,19 +128,19 @@ class Launches:
     # ---- ending --------------------------------------------------------------------------------------------------
 
     def stop(self, launch_id: str, grace: float) -> None:
-        """Ask both parts to stop; after `grace` seconds kill them and all processes below them."""
+        """Ask both parts to stop. After `grace` seconds, kill them and all processes below them."""
         record = state.read(self._place.directory(launch_id))
         supervisor = None if record is None else record.supervisor_identity()
         if supervisor is not None:
             end(supervisor, grace)
 
     def destroy(self, launch_id: str) -> None:
-        """Kill the processes and remove the directory and the sockets; absent ones are no error."""
+        """Kill the processes, and remove the directory and the sockets. It is not an error if these are absent."""
         self.stop(launch_id, 0)
         self._place.secrets.remove(launch_id)
         directory = self._place.directory(launch_id)
         record = state.read(directory)
-        # renamed first, so that a killed removal leaves no partial launch
+        # rename it first, so that a killed removal leaves no partial launch
         retired = self._place.root / f"{_RETIRED}{secrets.token_hex(6)}"
         with contextlib.suppress(FileNotFoundError):
             directory.rename(retired)
@@ -166,7 +166,7 @@ class Launches:
             directories.remove(str(path))
 
     def sweep(self) -> None:
-        """Delete the rest of killed removals."""
+        """Remove what killed removals left."""
         if self._place.root.is_dir():
             for path in self._place.root.iterdir():
                 if path.name.startswith(_RETIRED):
@@ -175,13 +175,13 @@ class Launches:
     # ---- logs ----------------------------------------------------------------------------------------------------
 
     def logs(self, launch_id: str, tail: int | None, *, follow: bool) -> Iterator[LogLine]:
-        """The lines of both parts in the order of their times; with `follow` until the backend ends."""
+        """Yield the lines of both parts in the order of their times; with `follow`, until the backend ends."""
         readers = {name: journal.Reader(self._place.directory(launch_id) / f"{name}.log") for name in PARTS}
         try:
             history = list(journal.merge({name: reader.history(tail) for name, reader in readers.items()}))
             yield from map(_log_line, history if tail is None else history[max(len(history) - tail, 0) :])
             while follow:
-                # checked before reading, so that the last lines are read
+                # check before reading, so that the last lines are read
                 record = state.read(self._place.directory(launch_id))
                 ended = record is None or not _has_supervisor(record)
                 yield from map(_log_line, journal.merge({name: reader.new() for name, reader in readers.items()}))
@@ -194,7 +194,7 @@ class Launches:
 
 
 def _has_supervisor(record: State) -> bool:
-    """Whether the supervisor of a launch runs."""
+    """Return whether the supervisor of a launch runs."""
     supervisor = record.supervisor_identity()
     if supervisor is not None:
         reap(supervisor.pid)
@@ -231,7 +231,7 @@ def end(supervisor: Identity, grace: float) -> None:
     send(supervisor, signal.SIGQUIT)
     if wait_gone(supervisor, _KILL_SECONDS):
         return
-    # it does not answer: kill the tree from outside, while the supervisor still holds it together
+    # it does not answer: kill the tree from outside, while the supervisor is still its root
     if send(supervisor, signal.SIGSTOP):
         kill_below(supervisor.pid)
         send(supervisor, signal.SIGKILL)

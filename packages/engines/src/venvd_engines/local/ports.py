@@ -1,4 +1,4 @@
-"""Ports of this machine: which are free, and which process listens on a port."""
+"""The ports of this machine: which are free, and which process listens on a port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTEN = "0A"
 
 
 def choose(host: str, port: Port, taken: Collection[int]) -> int:
-    """The wanted port where it is free, else the next free one.
+    """Choose the wanted port if it is free, else the next free one.
 
     Args:
         host: the address to listen on.
@@ -26,7 +26,7 @@ def choose(host: str, port: Port, taken: Collection[int]) -> int:
         taken: ports to skip although they may look free, such as those of a server that is starting.
 
     Raises:
-        Conflict: no port is free, or the exact one is taken; names the process where it is visible.
+        Conflict: no port is free, or the exact one is taken; the message names the process if it is visible.
         InvalidRequest: this machine lacks the address, or this user may not use the port.
     """
     last = port.wanted if port.exact else min(port.wanted + _ATTEMPTS, 65535)
@@ -39,14 +39,14 @@ def choose(host: str, port: Port, taken: Collection[int]) -> int:
 
 
 def is_free(host: str, number: int) -> bool:
-    """Whether a server could listen on a port now.
+    """Return whether a server could listen on a port now.
 
     Raises:
         InvalidRequest: this machine lacks the address, or this user may not use the port.
     """
     family, address = _address(host, number)
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # as servers do: closed connections of an earlier server do not make the port taken
+        # as servers do: with this, closed connections of an earlier server do not occupy the port
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
@@ -67,14 +67,14 @@ def _address(host: str, number: int) -> tuple[socket.AddressFamily, tuple[str, i
 
 
 def listens(pid: int, number: int) -> bool:
-    """Whether a process listens on the port; any process, where this one's sockets are hidden."""
+    """Return whether a process listens on the port. If its sockets are hidden, any process counts."""
     listening = set(_list_listening_inodes(number))
     own = _socket_inodes(pid)
     return bool(listening if own is None else listening & own)
 
 
 def _describe_owner(number: int) -> str:
-    """The process that listens on a port, as the end of a sentence; empty where it is hidden."""
+    """Name the process that listens on a port, as the end of a sentence; empty if the process is hidden."""
     wanted = set(_list_listening_inodes(number))
     for pid in list_pids() if wanted else ():
         if (_socket_inodes(pid) or set()) & wanted:
@@ -87,7 +87,7 @@ def _describe_owner(number: int) -> str:
 
 
 def _list_listening_inodes(number: int) -> Iterator[str]:
-    """The inodes of the sockets that listen on a port."""
+    """Yield the inodes of the sockets that listen on a port."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -100,11 +100,11 @@ def _list_listening_inodes(number: int) -> Iterator[str]:
 
 
 def _socket_inodes(pid: int) -> set[str] | None:
-    """The inodes of a process's sockets; None where they are hidden from this user."""
+    """Return the inodes of a process's sockets, or None if they are hidden from this user."""
     inodes = set()
     try:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            with contextlib.suppress(FileNotFoundError):  # the process may have closed it meanwhile
                 target = str(descriptor.readlink())
                 if target.startswith("socket:["):
                     inodes.add(target[8:-1])

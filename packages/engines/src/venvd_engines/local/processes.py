@@ -20,14 +20,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class Identity:
-    """One process: `start` is its start in clock ticks since the boot that `boot` names."""
+    """One process: `start` is its start time in clock ticks since the boot that `boot` names."""
 
     pid: int
     start: int
     boot: str
 
     def alive(self) -> bool:
-        """Whether the process still runs; a zombie does not."""
+        """Return whether the process still runs. A zombie does not."""
         stat = read_stat(self.pid)
         return stat is not None and stat.start == self.start and not stat.ended and self.boot == boot_id()
 
@@ -37,19 +37,19 @@ def boot_id() -> str:
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of a running process; None where no process has this ID."""
+    """Return the identity of a running process, or None if no process has this ID."""
     stat = read_stat(pid)
     return None if stat is None else Identity(pid, stat.start, boot_id())
 
 
 def send(target: Identity, number: int) -> bool:
-    """Send a signal to this process and no other; False where it has ended."""
+    """Send a signal to this process and no other. Return False if it has ended."""
     try:
         descriptor = os.pidfd_open(target.pid)
     except OSError:
         return False
     try:
-        # checked after opening: the descriptor can no longer come to mean another process
+        # check after opening: the descriptor cannot mean another process from here on
         if not target.alive():
             return False
         signal.pidfd_send_signal(descriptor, number)
@@ -61,13 +61,13 @@ def send(target: Identity, number: int) -> bool:
 
 
 def reap(pid: int) -> None:
-    """Reap a process that has ended, if it was a child of this one."""
+    """Reap a process that has ended, if it is a child of this one."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
 
 def wait_gone(target: Identity, seconds: float) -> bool:
-    """Whether the process ended within that time."""
+    """Return whether the process ends within that time."""
 
     def has_ended() -> bool:
         reap(target.pid)
@@ -77,7 +77,7 @@ def wait_gone(target: Identity, seconds: float) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition came true within that time."""
+    """Return whether the condition comes true within that time."""
     end = time.monotonic() + seconds
     pause = 0.002
     while not condition():

@@ -1,6 +1,6 @@
-"""The files of secrets of servers: in memory alone where this user has a directory on a tmpfs.
+"""The files of secrets of servers. They are only in memory if this user has a directory on a tmpfs.
 
-`/dev/shm` is none: each session may read it.
+`/dev/shm` is not used: each session may read it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class SecretFiles:
     """Writes and removes the files of secrets.
 
     Args:
-        home_id: names their directory.
-        candidates: directories to make it in; the first on a tmpfs that this user may write to is taken.
-        fallback: where it is made if there is none.
+        home_id: names the directory of the files.
+        candidates: where the directory may be; the first one on a tmpfs that this user may write to is taken.
+        fallback: where the directory is if there is no such candidate.
     """
 
     def __init__(self, home_id: str, candidates: Sequence[Path], fallback: Path) -> None:
         types = _read_mounts()
         usable = (path for path in candidates if os.access(path, os.W_OK) and _find_type(path, types) == "tmpfs")
         self.root = next(usable, fallback) / f"secrets-{home_id}"
-        """User code sees nothing of it."""
+        """The directory of the files. User code does not see it."""
 
     def path(self, launch_id: str) -> Path:
         return self.root / launch_id / FILE
@@ -56,20 +56,20 @@ class SecretFiles:
             raise Unavailable(f"the secrets cannot be written to {directory}: {error.strerror}") from None
 
     def remove(self, launch_id: str) -> None:
-        """Remove the file of a launch; an absent one is no error."""
+        """Remove the file of a launch. It is not an error if the file is absent."""
         shutil.rmtree(self.root / launch_id, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the directories of other launches are in it
+        with contextlib.suppress(OSError):  # it may contain the directories of other launches
             self.root.rmdir()
 
 
 def list_candidates(run_dir: Path) -> list[Path]:
-    """List the directories that are on a tmpfs on many machines; the last is root's."""
+    """List the directories that are on a tmpfs on many machines. Only root may write to the last one."""
     own = os.environ.get("XDG_RUNTIME_DIR")
     return [run_dir, *([Path(own)] if own else []), Path(f"/run/user/{os.getuid()}"), Path("/run")]
 
 
 def _read_mounts() -> dict[str, str]:
-    """Read the types of file systems by where they are mounted."""
+    """Read the types of the mounted file systems, by mount point."""
     try:
         lines = _MOUNTS.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The version of the server that the engine local starts: the one of the controller's own installation."""
+"""The version of the server that the local engine starts: the server of the controller's installation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from venvd_worker import archive
 
 _OURS = re.compile(r"venvd(-[a-z-]+)?")
 _MODULES = {"venvd": ("venvd", "venvd_contract", "venvd_proto")}
-"""The packages of distributions that have another one than their name says."""
+"""The packages of distributions whose packages do not have their name."""
 
 
 @cache
 def identify_server(backend_type: str) -> str | None:
-    """Make a digest of the sources of a server and of the worker archive; None where no such server is installed."""
+    """Make a digest of the sources of a server and of the worker archive; None if no such server is installed."""
     try:
         distributions = _find_distributions(f"venvd-{backend_type}-backend")
     except importlib.metadata.PackageNotFoundError:
@@ -33,7 +33,7 @@ def identify_server(backend_type: str) -> str | None:
 
 
 def _find_distributions(name: str) -> set[str]:
-    """Find the distributions of venvd that one needs, directly or not, and itself."""
+    """Find a distribution and the distributions of venvd that it needs, directly or not."""
     names = {name}
     for requirement in importlib.metadata.requires(name) or ():
         if (match := _OURS.match(requirement)) and match[0] not in names:

@@ -67,9 +67,9 @@ class Starter:
                 return self._attempt(launch, directory, archive, progress, taken)
             except _PortLost as lost:
                 progress.log(str(lost))
-                for name in PARTS:  # the backend's log tells of the attempt that succeeds
+                for name in PARTS:  # the backend's log is about the attempt that succeeds
                     (directory / f"{name}.log").unlink(missing_ok=True)
-                # a channel serves one worker host, and that of the lost attempt may have joined already
+                # a channel serves one worker host, and the worker host of the lost attempt may have joined already
                 shutil.rmtree(directory / "channel")
                 (directory / "channel").mkdir(mode=0o700)
         raise Conflict(f"other programs took each port as soon as it was chosen: {sorted(taken)}")
@@ -150,7 +150,7 @@ class Starter:
         )
 
     def _list_claimed(self, launch_id: str) -> set[int]:
-        """Ports of this home's other backends that run or are starting."""
+        """Return the ports of this home's other backends that run or are starting."""
         return {
             number
             for record in self._launches.records()
@@ -172,7 +172,7 @@ class Starter:
 
 
 def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | None) -> tuple[str, str]:
-    """The addresses for clients and for the controller."""
+    """Return the addresses for clients and for the controller."""
     if socket_dir is not None:
         return f"unix://{socket_dir / PIPE}", f"unix://{socket_dir / (choose_prefix(launch) + PROBES)}"
     if "main" not in chosen:
@@ -183,7 +183,7 @@ def _addresses(launch: Launch, chosen: Mapping[str, int], socket_dir: Path | Non
 
 
 def _make_link(link: Path, socket: Path) -> None:
-    """Link the name of a pipe to its socket. Only this user can use the socket, so the link may be this user's."""
+    """Link the name of a pipe to its socket. Only this user can use the socket, so this user may own the link."""
     try:
         make_link(link, socket, for_all=False)
     except OSError as error:
@@ -241,7 +241,7 @@ def _make_spec(
 
 
 def _list_walls(launch: Launch, place: Place) -> list[str]:
-    """The warden's arguments on what user code sees: there is no container that hides the rest."""
+    """List the warden's arguments on what user code sees. No container hides the rest."""
     readable = [launch.image.ref, *([launch.assemblies] if launch.assemblies is not None else [])]
     options = (("--hide", place.hidden), ("--read", readable), ("--write", place.shared))
     words = [word for option, paths in options for path in paths for word in (option, str(path))]
@@ -249,7 +249,7 @@ def _list_walls(launch: Launch, place: Place) -> list[str]:
 
 
 def _server_settings(launch: Launch) -> dict[str, str]:
-    """The server's settings; a container's limits become the default limits of its sessions."""
+    """Return the server's settings. The limits for a container become the default limits of the sessions."""
     settings = {**launch.server_env, **{variable: str(path) for variable, path in launch.server_files.items()}}
     settings["VENVD_SESSION_LIMITS"] = _session_limits(settings.get("VENVD_SESSION_LIMITS") or "{}", launch.limits)
     settings.setdefault("VENVD_ENGINE_NAME", "local")
@@ -260,7 +260,7 @@ def _session_limits(given: str, limits: WorkerLimits) -> str:
     try:
         limits_given = json.loads(given)
     except ValueError:
-        return given  # the server explains what is wrong
+        return given  # the server reports what is wrong
     if not isinstance(limits_given, dict):
         return given
     named = {name: value for name, value in limits_given.items() if value is not None}
@@ -303,7 +303,7 @@ def _send_spec(descriptor: int, data: bytes) -> None:
 
 
 def _wait_settled(directory: Path, supervisor: Identity, progress: Progress) -> State | None:
-    """The record once the server listens, or after `_LISTEN_SECONDS`; None where a part has exited."""
+    """Return the record once the server listens, or after `_LISTEN_SECONDS`; None if a part has exited."""
     record: State | None = None
 
     def has_failed() -> bool:
@@ -330,7 +330,7 @@ def _listens(record: State) -> bool:
 
 
 def _describe_failure(directory: Path) -> str:
-    """How the first part exited, with its last output."""
+    """Describe how the first part exited, with its last output."""
     record = state.read(directory)
     for name in PARTS:
         part = record.part(name) if record is not None else None

@@ -44,13 +44,13 @@ class State:
     """One launch.
 
     Attributes:
-        launch_id: also the name of the directory.
-        home_id: the owner.
+        launch_id: the ID of the launch, and the name of its directory.
+        home_id: the identity of the owner's home.
         boot: the boot of the machine in which the processes run.
         ports: port numbers by name.
-        socket_dir: the directory of the sockets, where there is one.
-        socket_prefix: what the names of its sockets begin with.
-        link: the path by which .NET finds the socket, where there is one.
+        socket_dir: the directory of the sockets, if there is one.
+        socket_prefix: the beginning of the names of its sockets.
+        link: the path by which .NET finds the socket, if there is one.
         supervisor: the process above both parts; its `pid` is None until it runs.
     """
 
@@ -85,7 +85,7 @@ def valid_id(launch_id: str) -> bool:
 
 
 def write(directory: Path, state: State) -> None:
-    """Replace the record as a whole: a reader sees the old one or the new one."""
+    """Replace the whole record in one step: a reader sees the old one or the new one."""
     write_whole(directory / FILE, json.dumps(asdict(state), indent=1))
 
 
@@ -104,7 +104,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read(directory: Path) -> State | None:
-    """The record of a launch; None where it is missing or damaged."""
+    """Read the record of a launch. Return None if it is missing or damaged."""
     try:
         return _parse(json.loads((directory / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
@@ -112,7 +112,7 @@ def read(directory: Path) -> State | None:
 
 
 def _parse(fields: dict[str, Any]) -> State:
-    if fields["format"] == 1:  # an older venvd started the backend: the supervisor had another name
+    if fields["format"] == 1:  # an older venvd started the backend, and gave the supervisor another name
         fields = {**fields, "supervisor": fields["keeper"], "format": FORMAT}
         del fields["keeper"]
     if fields["format"] != FORMAT:

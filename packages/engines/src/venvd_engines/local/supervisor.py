@@ -2,8 +2,8 @@
 
 The supervisor outlives the controller that started it. It starts the server and the worker host, records how they
 exit, and writes their output to bounded files. As a child subreaper it also finds the processes that user code leaves
-behind. It reads the commands to start as JSON from its stdin, so that no setting of a backend is on a command line or
-in a file. If the controller is killed before it has sent all of it, nothing starts. If the supervisor dies, the kernel
+behind. It reads the commands to start as JSON from its stdin, so no setting of a backend is on a command line or in a
+file. If the controller is killed before it has sent all of them, nothing starts. If the supervisor dies, the kernel
 kills both parts.
 
 SIGTERM stops the server and then the worker host; SIGQUIT kills everything. The supervisor exits after both parts.
@@ -79,7 +79,7 @@ class Supervisor:
         if signal.SIGQUIT in self._received:
             kill_below(os.getpid())
         elif signal.SIGTERM in self._received:
-            # the server first: its running calls may still get answers from the worker host
+            # the server first: the worker host may still answer its running calls
             running = {name: pid for pid, name in self._pids.items()}
             for name in records.PARTS:
                 if name in running:
@@ -156,7 +156,7 @@ class Supervisor:
         part = self._state.part(name)
         part.state, part.detail = "exited", detail
         self._write_record()
-        # the other processes below belonged to this part
+        # the remaining processes below, except the other part, belonged to this part
         kill_below(os.getpid(), spare=self._pids.__contains__)
 
     def _write_record(self) -> None:
@@ -184,7 +184,7 @@ def _make_child_setup(supervisor: int) -> Callable[[], None]:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it died before PR_SET_PDEATHSIG took effect
+        if os.getppid() != supervisor:  # the supervisor died before PR_SET_PDEATHSIG took effect
             os._exit(1)
 
     return setup

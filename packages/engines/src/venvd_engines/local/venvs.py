@@ -1,7 +1,7 @@
 """Venvs as directories, built in place under a lock.
 
 A venv cannot be moved, so a build works at its final path. Its last step writes the record `venvd.json`. A directory
-without a record is no venv, and the next build or `sweep` removes it. The installer inherits the descriptor of the
+without a record is not a venv, and the next build or `sweep` removes it. The installer inherits the descriptor of the
 lock, so no other build begins while the installer of a killed controller still writes.
 """
 
@@ -78,7 +78,7 @@ class Venvs:
         """Resolve requirements for an interpreter, within constraints.
 
         Raises:
-            InvalidRequest: the requirements cannot be resolved; the message says which, and why.
+            InvalidRequest: the requirements cannot be resolved; the message says which and why.
             Unavailable: the package index does not answer.
         """
         progress.phase("lock")
@@ -323,7 +323,7 @@ def _site(folder: Path) -> Path:
 
 
 def _plain(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without uv's settings, which may hold the credentials of an index."""
+    """Return the environment without uv's settings, which may contain the credentials of an index."""
     return {name: value for name, value in env.items() if not name.startswith("UV_")}
 
 
