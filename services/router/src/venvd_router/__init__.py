@@ -1,1 +1,1 @@
-"""The router: it passes requests on to the replica of their session, for clients that do not follow `moved`."""
+"""The router: it passes each request on to the replica of its session, for clients that do not follow `moved`."""

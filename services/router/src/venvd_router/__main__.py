@@ -1,4 +1,4 @@
-"""`python -m venvd_router`: settings come from the environment, the end with SIGTERM or SIGINT."""
+"""`python -m venvd_router`: runs the router until SIGTERM or SIGINT. The environment has the settings."""
 
 from __future__ import annotations
 

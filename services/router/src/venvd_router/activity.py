@@ -1,4 +1,4 @@
-"""What passes through the router, and its form for Prometheus."""
+"""Counts what passes through the router, and shows the counts to Prometheus."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Activity:
     """Counts the calls that pass through.
 
     Attributes:
-        moves: answers of replicas that said where else a session lives.
-        streams: gRPC calls at replicas, by their number.
+        moves: how many answers of replicas said that a session lives elsewhere.
+        streams: how many gRPC calls run at each replica, by its number.
     """
 
     def __init__(self, replicas: Replicas) -> None:
@@ -60,11 +60,11 @@ class Activity:
             self.streams[number] -= 1
 
     def count(self, number: int, outcome: str) -> None:
-        """Count an answer of a replica: its status, or the code of the error where there was none."""
+        """Count an answer of a replica: its status, or the error's code if there was no answer."""
         self.outcomes[number, outcome] += 1
 
     def report(self) -> RouterLoad:
-        """Return what the controller asks for."""
+        """Return the load of the router, for the controller."""
         idle = 0.0 if self._calls else time.monotonic() - self._ended_at
         return RouterLoad(self._calls, self._replicas.waiting, idle)
 

@@ -29,12 +29,12 @@ from venvd_router.upstream import Broken
 _log = logging.getLogger(__name__)
 
 OLD_CALLS = "/rpc/"
-"""HTTP calls of gRPC servers, which old clients use."""
+"""The path of the HTTP calls of gRPC servers. Old clients use them."""
 _OLD_HEALTH = f"{OLD_CALLS}PythonService/Health"
 
 
 class App:
-    """Answers the probes, and passes every other request on. Errors are problem details."""
+    """Answers the probes, and passes on every other request. Errors are problem details."""
 
     def __init__(
         self,
@@ -85,10 +85,10 @@ class App:
         await serve_request(scope, receive, send, self._stall_timeout, serve)
 
     def admit(self, head: Head) -> Key | None:
-        """Check whether the sender of a request may call; return the access key that it sent, if any.
+        """Check that the sender of a request may call, and return the access key that it sent, if any.
 
         Raises:
-            Unauthenticated, Forbidden: it may not.
+            Unauthenticated, Forbidden: the sender may not call.
         """
         try:
             head.caller = self._guard.admit(head.token, head.peer)

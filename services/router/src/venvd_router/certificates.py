@@ -1,4 +1,4 @@
-"""TLS to replicas: the router takes the certificate that a server was given, and no other."""
+"""TLS to replicas: the router accepts only the certificate that a server was given."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cryptography import x509
 
 @functools.lru_cache(maxsize=256)
 def create_context(certificate: str | None) -> ssl.SSLContext:
-    """Create what connects to a server that shows one of these certificates, PEM.
+    """Create the TLS context for a server that shows one of these certificates, PEM.
 
-    Names are not compared: they are those for clients, and the router reaches the server by another.
+    It does not compare names: those in the certificate are for clients, and the router uses another name.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a server's own certificate is trusted, and no authority
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust the server's own certificate, and no authority
     if certificate:
         context.load_verify_locations(cadata=certificate)
     return context
 
 
 def find_name(certificate: str) -> str | None:
-    """Find a name in a certificate, for a client that cannot leave the comparison out; None where it has none."""
+    """Find a name in a certificate, for a client that always compares names. Return None if it has none."""
     parsed = x509.load_pem_x509_certificate(certificate.encode())
     try:
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

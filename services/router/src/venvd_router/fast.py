@@ -1,7 +1,7 @@
-"""Calls of the fast path: a small request and its answer pass between two connections without a task and without ASGI.
+"""Calls on the fast path: a small request and its answer pass between two connections without a task or ASGI.
 
-A call of a session takes it that has come whole. It needs a task where no connection to the replica is kept, where the
-answer comes in several pieces, and where the session has moved.
+A call of a session takes this path if its whole request has come. It needs a task if no connection to the replica is
+kept, if the answer comes in several pieces, or if the session has moved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from venvd_router.upstream import Upstream, UpstreamConnection, keep_headers
 log = logging.getLogger(__name__)
 
 _LARGE = frozenset({"tofloatarray", "tofloatarray2d"})
-"""Commands whose answers servers send part by part."""
+"""The commands whose answers servers send part by part."""
 ROUTES = {
     command.http[1].encode(): command.http[1]
     for command in COMMANDS
@@ -33,7 +33,7 @@ ROUTES = {
 
 
 class FastCalls:
-    """What all calls of the fast path share."""
+    """What all calls on the fast path share."""
 
     def __init__(self, replicas: Replicas, upstream: Upstream, activity: Activity) -> None:
         self.replicas = replicas
@@ -102,7 +102,7 @@ class FastCall(Exchange):
         except asyncio.CancelledError:
             self._drop()
             self._end(None)
-        except Exception as error:  # noqa: BLE001 — every error is an answer
+        except Exception as error:  # noqa: BLE001 — every error becomes an answer
             self._drop()
             self._end(error)
 
@@ -169,7 +169,7 @@ class FastCall(Exchange):
 
 
 def _render(path: str, head: Head, address: Address, body: bytes) -> bytes:
-    """Render a request with what its head says of a call."""
+    """Render a request, with the fields of its head that describe the call."""
     lines = [f"POST {path} HTTP/1.1\r\nhost: {address.authority}\r\nx-forwarded-for: {head.peer}\r\n"]
     if head.token is not None:
         lines.append(f"authorization: Bearer {head.token}\r\n")

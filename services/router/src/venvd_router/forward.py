@@ -20,7 +20,7 @@ from venvd_router.replicas import Address, Replicas
 from venvd_router.upstream import Broken, Upstream, UpstreamConnection, keep_headers, render_head
 
 LARGEST_KEPT = 1 << 20
-"""Bytes of a body that is kept, so that the request can be sent to another replica as well."""
+"""The most bytes of a body that the router keeps, so that it can send the request to another replica too."""
 MOST_MOVES = 4
 
 
@@ -36,7 +36,7 @@ class Incoming:
     """A request of a client that may call.
 
     Attributes:
-        kept: the whole body; None as long as a part of it may be missing.
+        kept: the whole body; None while a part of it may be missing.
     """
 
     def __init__(self, scope: Scope, head: Head, body: Body, receive: Receive, send: Send, key: Key | None) -> None:
@@ -55,7 +55,7 @@ class Incoming:
         self._start = render_head(scope["method"], target, scope["headers"], head.peer)
 
     async def keep(self, most: int) -> None:
-        """Read the body as far as it has at most `most` bytes.
+        """Read the whole body if it has at most `most` bytes, else only its beginning.
 
         Raises:
             InvalidRequest, ClientGone: as `Body.pieces`.
@@ -69,10 +69,10 @@ class Incoming:
         self.kept = b"".join(self._begun)
 
     def render(self, address: Address) -> bytes:
-        """Render the request for a replica, up to the end of what there is of its body.
+        """Render the request for a replica, with the part of its body that has come.
 
         Raises:
-            Unavailable: a part of the body was sent elsewhere, and is not kept.
+            Unavailable: a part of the body was sent to another replica, and is not kept.
         """
         start = b"%bhost: %b\r\n" % (self._start, address.authority.encode())
         if self.kept is not None:
@@ -92,7 +92,7 @@ class Incoming:
         return b"%btransfer-encoding: chunked\r\n\r\n%b" % (start, _chunk(begun) if begun else b"")
 
     async def send_rest(self, connection: UpstreamConnection) -> None:
-        """Send what is missing of the body.
+        """Send the rest of the body.
 
         Raises:
             InvalidRequest, ClientGone: as `Body.pieces`.
@@ -113,8 +113,8 @@ class Answer:
     """The head of a replica's answer.
 
     Attributes:
-        connection: has the rest of it.
-        body: the whole body, where it was read already.
+        connection: the connection with the rest of the answer.
+        body: the whole body, if it was read already.
     """
 
     connection: UpstreamConnection
@@ -122,7 +122,7 @@ class Answer:
 
 
 class Forwarder:
-    """Passes requests on to replicas, and follows them where a session has moved."""
+    """Passes requests on to replicas, and follows a session that has moved."""
 
     def __init__(self, replicas: Replicas, upstream: Upstream, activity: Activity) -> None:
         self._replicas = replicas
@@ -134,7 +134,7 @@ class Forwarder:
         """Wait until a replica has an address.
 
         Raises:
-            Unavailable: none got one in time, or too many requests wait.
+            Unavailable: no replica got an address in time, or too many requests wait.
             ClientGone: the client went away.
         """
         if self._replicas.list_reachable():
@@ -143,11 +143,11 @@ class Forwarder:
         await (waiting if request.kept is None else self._watch.wait(waiting, request.receive))
 
     async def pass_on(self, request: Incoming, number: int) -> int:
-        """Have a replica answer a request, or the one to which it sends it; return the status.
+        """Let a replica answer a request, or the one to which that replica sends it. Return the status.
 
         Raises:
             VenvdError: no replica could answer.
-            ClientGone: the client went away, and the request with it.
+            ClientGone: the client went away, so the request ended.
         """
         answer = await self.ask(request, number)
         status = answer.connection.status
@@ -159,7 +159,7 @@ class Forwarder:
         return status
 
     async def ask_whole(self, request: Incoming, number: int) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Ask a replica, and return its whole answer: status, headers and body; raises as `pass_on`."""
+        """Ask a replica, and return its whole answer: status, headers and body. Raises the errors of `pass_on`."""
         answer = await self.ask(request, number)
         connection = answer.connection
         try:
@@ -172,7 +172,7 @@ class Forwarder:
         return response
 
     async def ask(self, request: Incoming, number: int) -> Answer:
-        """Send a request, and return the first answer that says of no other replica; raises as `pass_on`."""
+        """Send a request, and return the first answer that names no other replica. Raises the errors of `pass_on`."""
         for _ in range(MOST_MOVES + 1):
             try:
                 connection = await self._send(request, self._replicas.get_address(number))
@@ -217,7 +217,7 @@ class Forwarder:
 
     @staticmethod
     async def _stream(request: Incoming, connection: UpstreamConnection, head: asyncio.Future[None]) -> None:
-        """Send the rest of the body, until the replica answers."""
+        """Send the rest of the body, but only until the replica answers."""
         sending = asyncio.ensure_future(request.send_rest(connection))
         waiting: set[asyncio.Future[Any]] = {sending, head}
         try:
@@ -266,7 +266,7 @@ class Forwarder:
 
 
 def read_url(body: bytes) -> str | None:
-    """Read where a refusal sends the client; None where it says something else."""
+    """Read the address to which a refusal sends the client. Return None if it is another refusal."""
     try:
         problem = _problem.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

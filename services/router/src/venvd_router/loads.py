@@ -1,4 +1,4 @@
-"""The load of replicas, by which new sessions are spread."""
+"""The load of replicas. The router spreads new sessions by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from venvd_router.replicas import Replicas
 from venvd_router.upstream import Upstream
 
 FRESH_SECONDS = 1.0
-"""How long a report counts. Sessions that the router creates meanwhile are added."""
+"""How long a report counts. The router adds the sessions that it creates meanwhile."""
 _ANSWER_SECONDS = 2.0
 
 _report = msgspec.json.Decoder(LoadReport)
@@ -23,10 +23,10 @@ class Loads:
     """Asks the replicas for their load.
 
     Args:
-        token: which the replicas accept for it.
+        token: the token that the replicas accept for this.
 
     Attributes:
-        answering: the replicas that answered the last time.
+        answering: the replicas that answered last time.
     """
 
     def __init__(self, replicas: Replicas, upstream: Upstream, token: str) -> None:
@@ -41,7 +41,7 @@ class Loads:
         replicas.on_change.append(self._forget)
 
     async def rank_open(self) -> list[int]:
-        """Rank the replicas that take new sessions; the one with the fewest sessions is the first."""
+        """Rank the replicas that take new sessions. The one with the fewest sessions is the first."""
         self._replicas.look_for_missing()
         await self.refresh()
         numbers = self._replicas.table.list_open() or self._replicas.list_reachable()
@@ -70,13 +70,13 @@ class Loads:
             self._reports = {number: report for number, report in reports_by_number.items() if report is not None}
 
     async def _ask(self, number: int) -> LoadReport | None:
-        """Ask one replica; None where it does not answer. One that refuses has a load that is not known."""
+        """Ask a replica. Return None if it does not answer, and an empty report if it refuses."""
         address = self._replicas.find_address(number)
         if address is None:
             return None
         request = (
             f"GET {LOAD_PATH} HTTP/1.1\r\nhost: {address.authority}\r\nauthorization: Bearer {self._token}\r\n"
-            "connection: close\r\n\r\n"  # a request for the load does not make a server accept the connection for long
+            "connection: close\r\n\r\n"  # a server accepts a connection for the load only for a short time
         )
         try:
             connection = await self._upstream.acquire(address, None)

@@ -1,4 +1,4 @@
-"""One answer out of those of all replicas."""
+"""Makes one answer out of the answers of all replicas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def join_lists(bodies: Sequence[bytes]) -> bytes:
-    """Join objects of lists, such as `{"sessions": […]}`; the oldest items come first."""
+    """Join objects that contain lists, such as `{"sessions": […]}`. The oldest items come first."""
     joined: dict[str, list[msgspec.Raw]] = {}
     for body in bodies:
         for name, items in _lists.decode(body).items():
@@ -33,10 +33,10 @@ def join_lists(bodies: Sequence[bytes]) -> bytes:
 
 
 def merge_lists(answers: Sequence[Whole | VenvdError]) -> Whole:
-    """Merge the lists of replicas. One that does not answer is left out, unless none does.
+    """Merge the lists of all replicas that answer.
 
     Raises:
-        VenvdError: none answered.
+        VenvdError: no replica answered.
     """
     whole = _drop_errors(answers)
     refused = next((each for each in whole if each[0] != 200), None)
@@ -48,10 +48,10 @@ def merge_lists(answers: Sequence[Whole | VenvdError]) -> Whole:
 
 
 def choose_answer(answers: Sequence[Whole | VenvdError]) -> Whole:
-    """Choose the answer of the replica that knows a call: a success, else what is no 404.
+    """Choose the answer of the replica that knows a call: a success, else an answer other than 404.
 
     Raises:
-        VenvdError: no replica that answers knows it, and another does not answer.
+        VenvdError: no replica that answers knows the call, and another replica does not answer.
     """
     whole = [each for each in answers if not isinstance(each, VenvdError)]
     known = sorted((each for each in whole if each[0] != 404), key=lambda each: each[0] >= 300)

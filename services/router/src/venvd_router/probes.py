@@ -1,4 +1,4 @@
-"""What the router itself answers: probes, metrics, and its load."""
+"""The requests that the router itself answers: for probes, metrics, and its load."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Probes:
         self._metrics = metrics
 
     async def find_failures(self) -> dict[str, str]:
-        """Find why the router is not ready; empty if it is."""
+        """Find out why the router is not ready. Return an empty dict if it is."""
         if not self._replicas.list_reachable():
             return {"replicas": "no replica has an address"}
         await self._loads.refresh()

@@ -11,7 +11,7 @@ from venvd_contract.errors import Unavailable
 from venvd_contract.internal.replica_table import DEFAULT, ReplicaEntry, ReplicaTable, read_number
 
 _LOOK_SECONDS = 0.1
-"""Between two looks at the file while requests wait for an address."""
+"""Seconds between two looks at the file while requests wait for an address."""
 _PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 
 
@@ -20,9 +20,9 @@ class Address:
     """Where the router reaches a port of a replica.
 
     Attributes:
-        number: of the replica.
-        authority: host and port, as a header has them.
-        certificate: what the server may show with TLS, PEM, one after another; None without TLS.
+        number: the number of the replica.
+        authority: host and port, as in a header.
+        certificate: the certificates that the server may show, PEM, one after another; None without TLS.
     """
 
     number: int
@@ -34,17 +34,17 @@ class Address:
 
 
 class Replicas:
-    """The table of replicas, which changes while the router runs.
+    """The table of replicas. It changes while the router runs.
 
     Args:
-        seconds: for which a request waits for an address.
-        most: requests that may wait.
+        seconds: how long a request waits for an address.
+        most: how many requests may wait.
 
     Attributes:
         refresh: reads the table again.
-        tables: how many were read.
+        tables: how many tables were read.
         on_change: functions called after each change.
-        waiting: requests that wait, since no replica has an address.
+        waiting: how many requests wait because no replica has an address.
     """
 
     def __init__(self, seconds: float, most: int) -> None:
@@ -67,17 +67,17 @@ class Replicas:
             tell()
 
     def find_home(self, session: str | None) -> int:
-        """Find the replica of a session; one that is of no replica belongs to the first one, which refuses it."""
+        """Find the replica of a session. If no replica has it, return the first one, which refuses the session."""
         home = self.table.find_home(session or DEFAULT)
         return 0 if home is None else home
 
     def find_call_home(self, call: str) -> int:
-        """Find the replica of a background call; IDs without a number are those of the first one."""
+        """Find the replica of a background call. IDs without a number belong to the first replica."""
         number = read_number(call)
         return number if number is not None and number < self.table.count else 0
 
     def find_number(self, url: str) -> int | None:
-        """Find the launch that is reached at `url`, by clients or by this router."""
+        """Find the number of the launch that clients or this router reach at `url`."""
         number = self._look_up(url)
         if number is None and self.refresh is not None:
             self.refresh()
@@ -89,11 +89,11 @@ class Replicas:
         return next((number for number, each in entries if url in {each.url, each.innerUrl}), None)
 
     def list_reachable(self) -> list[int]:
-        """List the launches that have an address; those of replicas come before those that drain after an update."""
+        """List the launches that have an address: first those of replicas, then those that drain after an update."""
         return [number for number, each in enumerate(self.table.replicas) if _find_url(each) is not None]
 
     def look_for_missing(self) -> None:
-        """Read the table again if a replica has no address: it may have got one a moment ago."""
+        """Read the table again if a replica has no address, since it may have got one a moment ago."""
         if self.refresh is not None and len(self.list_reachable()) < len(self.table.replicas):
             self.refresh()
 
@@ -101,8 +101,8 @@ class Replicas:
         """Find where the router reaches a replica.
 
         Args:
-            number: of the replica.
-            http: whether to reach its HTTP port, if its main port is one of gRPC.
+            number: the number of the replica.
+            http: whether to reach its HTTP port, if its main port speaks gRPC.
         """
         if number >= len(self.table.replicas):
             return None
@@ -121,7 +121,7 @@ class Replicas:
         """Return where the router reaches a replica.
 
         Raises:
-            Unavailable: it has no address.
+            Unavailable: the replica has no address.
         """
         address = self.find_address(number, http=http)
         if address is None and self.refresh is not None:
@@ -135,7 +135,7 @@ class Replicas:
         """Wait until a replica has an address.
 
         Raises:
-            Unavailable: none got one in time, or too many requests wait.
+            Unavailable: no replica got an address in time, or too many requests wait.
         """
         if self.list_reachable():
             return

@@ -1,4 +1,4 @@
-"""To which replicas a request goes, by its method and path."""
+"""Chooses the replicas for a request by its method and path."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Way(enum.Enum):
     """How a request finds its replica."""
 
     SESSION = "session"
-    """To that of the session that path or head names."""
+    """To the replica of the session that the path or the head names."""
     BODY = "body"
-    """To that of the session that the body names, else the head."""
+    """To the replica of the session that the body names, else the head."""
     NEW = "new"
-    """A new session: to that of its name in the body; without a name to the one with the fewest sessions."""
+    """A new session: to the replica of its name in the body; without a name, to the one with the fewest sessions."""
     CALL = "call"
-    """To that of a background call."""
+    """To the replica of a background call."""
     CANCEL = "cancel"
-    """To all; the one that knows the call answers."""
+    """To all replicas; the one that knows the call answers."""
     LIST = "list"
-    """To all; the answer has the items of each."""
+    """To all replicas; the answer has the items of each."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_route(method: str, path: str, session: str | None) -> Route:
 class _Fields(msgspec.Struct):
     name: msgspec.Raw = msgspec.Raw()
     session: msgspec.Raw = msgspec.Raw()
-    Session: msgspec.Raw = msgspec.Raw()  # as old clients of gRPC backends write it
+    Session: msgspec.Raw = msgspec.Raw()  # the spelling of old clients of gRPC backends
 
 
 _fields = msgspec.json.Decoder(_Fields)
@@ -67,7 +67,7 @@ _text = msgspec.json.Decoder(str)
 
 
 def read_session(body: bytes) -> str | None:
-    """Read the session that a body names; None where it names none, or is wrong, which a replica refuses."""
+    """Read the session that a body names. Return None if it names none, or is wrong: then a replica refuses it."""
     if b"ession" not in body and b"\\u" not in body:
         return None
     fields = _read(body)

@@ -1,4 +1,4 @@
-"""The router: its ports, and its end."""
+"""The router: how it opens its ports, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from venvd_router.upstream import Upstream
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE = 120
-"""Seconds for which a connection stays open between two requests."""
+"""Seconds that a connection stays open between two requests."""
 
 
 class Router:
@@ -82,7 +82,7 @@ class Router:
         self._serving = asyncio.ensure_future(self._uvicorn.serve(sockets=[listener]))
 
     async def close(self) -> None:
-        """Stop listening, let requests run for the grace, then close all connections."""
+        """Stop listening, let requests run for the grace time, then close all connections."""
         if self._rpc is not None:
             await self._rpc.close()
         self._uvicorn.should_exit = True

@@ -20,7 +20,7 @@ def _split(text: Any) -> Any:
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""Words with commas in between."""
+"""Words that commas separate."""
 
 
 class RouterSettings(BaseSettings):
@@ -29,14 +29,14 @@ class RouterSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VENVD_", frozen=True, extra="ignore")
 
     type: Literal["http", "rpc"]
-    """Of the backend."""
+    """The type of the backend."""
     name: str = ""
-    host: str = "0.0.0.0"  # noqa: S104 — what is published is the engine's matter
+    host: str = "0.0.0.0"  # noqa: S104 — the engine decides what to publish
     port: int = Field(default=5678, ge=0, le=65535)
     http_port: int = Field(default=8080, ge=0, le=65535)
-    """Of probes, metrics and `/rpc/…` in front of gRPC servers."""
+    """The port of probes, metrics and `/rpc/…` in front of gRPC servers."""
     keys_file: Path
-    """Has the keys of clients and the replicas; the router reads the file again when it changes."""
+    """The file with the keys of clients and the replicas. The router reads it again when it changes."""
     token_sha256: Digest = ""
     no_token: bool = False
     metrics_token_sha256: Digest = ""
@@ -53,19 +53,19 @@ class RouterSettings(BaseSettings):
     stall_timeout: float = Field(default=60, gt=0)
     """Seconds that a request's head may take, that its body may pause, and that answers may lie unread."""
     max_body: int = Field(default=MAX_LINE, ge=1024, le=1 << 30)
-    """Of a request whose session only its body says; the router reads it whole."""
+    """The most bytes of a request's body that the router reads whole, because only the body names the session."""
     address_timeout: float = Field(default=30, ge=0, le=3600)
-    """For a request while no replica has an address."""
+    """Seconds that a request waits while no replica has an address."""
     max_waiting: int = Field(default=256, ge=0, le=65536)
-    """Requests that wait for an address."""
+    """How many requests may wait for an address."""
     connect_timeout: float = Field(default=5, gt=0, le=600)
-    """For a connection to a replica."""
+    """Seconds for a connection to a replica."""
     grace: float = Field(default=5, gt=0, le=3600)
-    """For running requests when the router ends."""
+    """Seconds for running requests when the router ends."""
     max_calls: int = Field(default=1024, ge=1)
-    """Running gRPC calls and streams of all clients."""
+    """How many gRPC calls and streams of all clients may run."""
     keepalive: float = Field(default=60, gt=0)
-    """Between pings to a silent gRPC client."""
+    """Seconds between pings to a silent gRPC client."""
     keepalive_timeout: float = Field(default=20, gt=0)
     open_docs: bool = True
     """Whether `/docs` and `/openapi.json` need no token."""
@@ -90,7 +90,7 @@ class RouterSettings(BaseSettings):
 
 
 def load() -> RouterSettings:
-    """Read the settings of this process; ends it with status 2 and a sentence for each wrong one."""
+    """Read the settings. If one is wrong, end the process with status 2 and a sentence for each wrong one."""
     try:
         return RouterSettings()  # type: ignore[call-arg]  # the environment has the fields
     except ValidationError as error:

@@ -1,6 +1,6 @@
-"""HTTP connections to replicas, which are kept for the next request of the same access key.
+"""HTTP connections to replicas. The router keeps them for the next request of the same access key.
 
-A library would take longer than the call: each request is one write, and the parser is that of the server.
+A library would take longer than the call. Here each request is one write, and the parser is that of the server.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from venvd_router.certificates import create_context
 from venvd_router.replicas import Address
 
 IDLE_SECONDS = 60.0
-"""How long a connection is kept without a request: half as long as servers keep it, so that none ends one in use."""
+"""How long a connection is kept without a request: half as long as servers keep it, so none ends one in use."""
 MOST_UNREAD = 256 << 10
-"""Bytes of an answer that wait for the client before the replica is read no more."""
+"""If so many bytes of an answer wait for the client, the router stops reading from the replica."""
 _SILENT_SECONDS = 60
-"""After which the kernel asks a silent peer whether it is there."""
+"""Seconds after which the kernel asks a silent peer whether it is there."""
 
 
 class Broken(Unavailable):
@@ -43,14 +43,14 @@ class Broken(Unavailable):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection to a replica, which has one request at a time.
+    """A connection to a replica. It has one request at a time.
 
     Attributes:
-        head: done when the head of the answer is there, or failed with `Broken`.
-        status: of the answer.
-        headers: of the answer.
+        head: done when the head of the answer is there; fails with `Broken`.
+        status: the status of the answer.
+        headers: the headers of the answer.
         complete: whether the whole answer has come.
-        idle_since: as the loop counts.
+        idle_since: the loop's time at the end of the last request.
         in_use: whether it has a request.
     """
 
@@ -84,9 +84,9 @@ class UpstreamConnection(asyncio.Protocol):
     # ---- the request
 
     def begin(self, data: bytes, *, without_body: bool) -> asyncio.Future[None]:
-        """Send the head of a request and what there is of its body; return `head`.
+        """Send the head of a request with the part of its body that has come; return `head`.
 
-        `without_body` is whether the answer has none, as that to a HEAD.
+        `without_body` says that the answer has no body, such as the answer to a HEAD.
         """
         self.status, self.headers, self.complete, self._error = 0, [], False, None
         self._without_body = without_body
@@ -99,18 +99,18 @@ class UpstreamConnection(asyncio.Protocol):
         return self.head
 
     async def write(self, data: bytes) -> None:
-        """Send a further part of the request, at the pace of the replica."""
+        """Send another part of the request, at the pace of the replica."""
         await self._writable.wait()
         if not self.lost:
             self._transport.write(data)
 
     def abort(self) -> None:
-        """Close the connection, and so end the request."""
+        """Close the connection. This ends the request."""
         self.lost = True
         self._transport.abort()
 
     def spoil(self) -> None:
-        """Note that the request is not sent whole, so that no other can follow it."""
+        """Note that the request is not sent whole, so no other request can follow it."""
         self._is_spoilt = True
 
     @property
@@ -120,7 +120,7 @@ class UpstreamConnection(asyncio.Protocol):
     # ---- the answer
 
     def take(self) -> bytes:
-        """Take what has come of the body."""
+        """Take the part of the body that has come."""
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         if self._size >= MOST_UNREAD and not self.lost:
@@ -129,7 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
         return data
 
     async def read(self) -> bytes:
-        """Wait for the next part of the body; empty at its end.
+        """Wait for the next part of the body. Return empty bytes at its end.
 
         Raises:
             Broken: the replica did not send all of it.
@@ -158,7 +158,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.complete:
-            self.abort()  # nothing was asked
+            self.abort()  # there is no request to answer
             return
         try:
             self._parser.feed_data(data)
@@ -220,13 +220,13 @@ _Place = tuple[Address, bytes]
 class Upstream:
     """The connections to all replicas.
 
-    A server closes the connections on which an ended access key was shown, so each is kept for one key.
+    A server closes the connections of an access key that has ended, so the router keeps each connection for one key.
 
     Args:
         connect_timeout: seconds for a new connection.
 
     Attributes:
-        in_use: connections with a request, by the number of their replica.
+        in_use: how many connections have a request, by the number of their replica.
     """
 
     def __init__(self, connect_timeout: float) -> None:
@@ -243,7 +243,7 @@ class Upstream:
         return counts
 
     async def acquire(self, address: Address, key: Key | None) -> UpstreamConnection:
-        """Take a connection that is kept, or make one.
+        """Take a kept connection, or make one.
 
         Raises:
             Broken: the replica does not answer.
@@ -259,7 +259,7 @@ class Upstream:
             raise
 
     def take_kept(self, address: Address, key: Key | None) -> UpstreamConnection | None:
-        """Take a connection that is kept; None where there is none."""
+        """Take a kept connection. Return None if there is none."""
         kept = self._idle.get((address, b"" if key is None else key.sha256))
         while kept:
             connection = kept.pop()
@@ -286,7 +286,7 @@ class Upstream:
         return connection
 
     def release(self, connection: UpstreamConnection, key: Key | None) -> None:
-        """Keep a connection whose answer is complete; close another."""
+        """Keep the connection if its answer is complete, else close it."""
         connection.in_use = False
         self.in_use[connection.address.number] -= 1
         if not connection.may_be_kept:
@@ -299,7 +299,7 @@ class Upstream:
             self._sweeping = loop.call_later(IDLE_SECONDS / 2, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what was not used for long."""
+        """Close connections that were not used for long."""
         loop = asyncio.get_running_loop()
         oldest = loop.time() - IDLE_SECONDS
         for place, connections in list(self._idle.items()):
@@ -328,11 +328,11 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _REPLACED = frozenset({b"host", b"content-length", b"expect", b"origin", b"x-forwarded-for"})
-"""Headers that say something else of the router's own request. It has checked the origin."""
+"""Headers that are different in the router's own request. The router has checked the origin."""
 
 
 def render_head(method: str, target: bytes, headers: Headers | list[tuple[bytes, bytes]], peer: str) -> bytes:
-    """Render the head of the router's own request; host, length and the empty line are left out."""
+    """Render the head of the router's own request, without host, length and the empty line."""
     forwarded = b", ".join([value for name, value in headers if name == b"x-forwarded-for"] + [peer.encode("latin-1")])
     dropped = _list_dropped(headers) | _REPLACED
     lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
@@ -340,7 +340,7 @@ def render_head(method: str, target: bytes, headers: Headers | list[tuple[bytes,
 
 
 def keep_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of an answer that are for the client."""
+    """Return those headers of an answer that are for the client."""
     dropped = _list_dropped(headers)
     return [header for header in headers if header[0] not in dropped]
 

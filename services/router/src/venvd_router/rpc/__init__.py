@@ -1,1 +1,1 @@
-"""Routing of gRPC calls: messages pass as bytes, apart from those that name a session."""
+"""Routing of gRPC calls. Messages pass as bytes, except those that name a session."""

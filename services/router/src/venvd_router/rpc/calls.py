@@ -21,10 +21,10 @@ from venvd_router.rpc.channels import Channels
 from venvd_router.rpc.entrance import Admitted, Entrance
 
 LARGEST_KEPT = 1 << 20
-"""Bytes of the messages of a stream that are kept, so that they can be sent to another replica as well."""
+"""The most bytes of a stream's messages that the router keeps, so that it can send them to another replica too."""
 MOST_MOVES = 4
 _AHEAD = 4
-"""Messages of a client that are read before the replica has taken them."""
+"""How many messages of a client the router reads before the replica has taken them."""
 
 _PYTHON, _SESSIONS = "/venvd.v1.PythonService/", "/venvd.v1.SessionService/"
 _BY_ID = {f"{_SESSIONS}{name}Session" for name in ("Get", "Delete", "Interrupt", "Reset")}
@@ -32,7 +32,7 @@ Ask = Callable[[int], Awaitable[bytes]]
 
 
 class Forwarding:
-    """Passes calls on to replicas, and follows them where a session has moved."""
+    """Passes calls on to replicas, and follows a session that has moved."""
 
     def __init__(
         self, replicas: Replicas, channels: Channels, loads: Loads, activity: Activity, entrance: Entrance
@@ -46,7 +46,7 @@ class Forwarding:
     # ---- one message
 
     def make_unary(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """Make what answers a method with one message each way."""
+        """Make the handler of a method with one message each way."""
 
         async def serve(request: bytes, context: Any) -> bytes:
             try:
@@ -112,7 +112,7 @@ class Forwarding:
 
         Raises:
             Unavailable: the error says that the replica does not answer.
-            AioRpcError: it says something else.
+            AioRpcError: it is another error.
         """
         self._activity.count(number, error.code().name)
         url = statuses.read_url(error)
@@ -130,7 +130,7 @@ class Forwarding:
         """Return the replica at the address to which another one sends a call.
 
         Raises:
-            Unavailable: there is none.
+            Unavailable: there is no replica at the address.
         """
         target = self._replicas.find_number(url)
         if target is None:
@@ -141,7 +141,7 @@ class Forwarding:
     # ---- streams
 
     def make_stream(self, method: str) -> Callable[[Any, Any], Awaitable[None]]:
-        """Make what answers a method with streams of messages."""
+        """Make the handler of a method with streams of messages."""
 
         async def serve(_requests: Any, context: Any) -> None:
             try:
@@ -185,7 +185,7 @@ class Forwarding:
 
 
 class _Source:
-    """The messages of a client, of which the first ones are kept."""
+    """The messages of a client. It keeps the first ones."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -203,7 +203,7 @@ class _Source:
         """Check that all messages can be sent again.
 
         Raises:
-            Unavailable: they cannot.
+            Unavailable: there were too many to keep.
         """
         if self._kept is None:
             raise Unavailable(
@@ -227,7 +227,7 @@ class _Source:
                     return
                 await call.write(message)
         except (grpc.RpcError, asyncio.InvalidStateError):
-            return  # the call has ended, and its reader says how
+            return  # the call has ended, and its reader reports how
 
     def _keep(self, message: bytes | None) -> None:
         self._size += len(message or b"")
@@ -241,7 +241,7 @@ class _Source:
 
 
 def _parse(kind: Any, data: bytes) -> Any:
-    """Parse a message; an empty one where it is broken, which the replica refuses."""
+    """Parse a message. If it is broken, return an empty one, which the replica refuses."""
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -249,7 +249,7 @@ def _parse(kind: Any, data: bytes) -> Any:
 
 
 def merge_sessions(answers: Sequence[bytes | BaseException]) -> bytes:
-    """Merge the lists of replicas; one that does not answer is left out, unless none does."""
+    """Merge the lists of all replicas that answer. Raise the error of one if no replica does."""
     whole = [each for each in answers if isinstance(each, bytes)]
     for each in answers:
         if isinstance(each, BaseException) and (not whole or not isinstance(each, VenvdError)):

@@ -13,7 +13,7 @@ from venvd_router.replicas import Address, Replicas
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),  # servers permit a ping in ten seconds
+    ("grpc.keepalive_time_ms", 60_000),  # servers permit one ping in ten seconds
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_frame_size", 2 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -35,7 +35,7 @@ class Channels:
         """Return the channel to a replica.
 
         Raises:
-            Unavailable: it has no address.
+            Unavailable: the replica has no address.
         """
         address = self._replicas.get_address(number, http=False)
         channel = self._channels.get(address)
@@ -44,7 +44,7 @@ class Channels:
         return channel
 
     def _drop_old(self) -> None:
-        """Close the channels to addresses that are no replica's any more, once their calls have ended."""
+        """Close the channels to former addresses of replicas, once their calls have ended."""
         table = self._replicas.table
         current = {self._replicas.find_address(number, http=False) for number in range(len(table.replicas))}
         for address in self._channels.keys() - current:
@@ -67,7 +67,7 @@ def _open(address: Address) -> Any:
         return grpc.aio.insecure_channel(target, _OPTIONS)
     options: tuple[tuple[str, Any], ...] = _OPTIONS
     name = find_name(address.certificate) if address.certificate else None
-    if name is not None:  # the name is that for clients, and gRPC compares it
+    if name is not None:  # gRPC compares names, and the certificate has the name for clients
         options = (*options, ("grpc.ssl_target_name_override", name))
     trusted = address.certificate.encode() if address.certificate else None
     return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(trusted), options)

@@ -1,4 +1,4 @@
-"""Which gRPC calls are let in, and what of their metadata is passed on."""
+"""Decides which gRPC calls may enter, and which of their metadata the router passes on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Metadata = Iterable[tuple[str, Any]] | None
 
 @dataclass(frozen=True)
 class Admitted:
-    """A call that was let in.
+    """A call that may enter.
 
     Attributes:
         key: the access key that it showed, if any.
-        session: that its metadata name.
-        metadata: for the replica.
+        session: the session that its metadata name, if any.
+        metadata: the metadata for the replica.
     """
 
     key: Key | None
@@ -40,11 +40,11 @@ class Entrance:
         self._proxies = proxies
 
     def knows(self, metadata: Metadata) -> bool:
-        """Return whether a call whose message has not come has a known token."""
+        """Return whether a call has a known token, before its message has come."""
         return self._guard.recognises(_find_token(metadata))
 
     def admit(self, context: Any) -> Admitted:
-        """Let a call in.
+        """Check the token of a call, and let the call in.
 
         Raises:
             Unauthenticated, Forbidden: as `TokenGuard.check`.

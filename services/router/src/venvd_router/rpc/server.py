@@ -35,12 +35,12 @@ SERVICES = tuple(
 )
 _OPEN = "/venvd.v1.PythonService/Health"
 _PING_SECONDS = 10
-"""That a client must leave between its pings."""
+"""Seconds that a client must leave between its pings."""
 _HEALTH_SECONDS = 1.0
 
 
 class Routes(grpc.GenericRpcHandler):
-    """What answers each method."""
+    """Finds the handler of each method."""
 
     def __init__(self, entrance: Entrance, forwarding: Forwarding, streams: SessionStreams) -> None:
         self._entrance = entrance
@@ -88,7 +88,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         self._last: Any = None
 
     async def update(self) -> None:
-        """Set every status from the present readiness."""
+        """Set every status according to the present readiness."""
         kinds = health_pb2.HealthCheckResponse
         now = kinds.NOT_SERVING if await self._probes.find_failures() else kinds.SERVING
         if now != self._last:

@@ -1,4 +1,4 @@
-"""The Session stream: each of its calls goes to the replica of its session, over a stream of the router's own."""
+"""The Session stream. Each of its calls goes to the replica of its session, over another stream of the router."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class _Pending:
     """A call that is not answered yet.
 
     Attributes:
-        data: its message; empty where it is too large to be kept.
-        replicas: those that have not answered.
-        answers: of the others, where several are asked.
+        data: its message; empty if it is too large to keep.
+        replicas: the replicas that have not answered.
+        answers: the answers of the others, if several are asked.
     """
 
     command: str
@@ -47,7 +47,7 @@ class _Pending:
     creates: bool = False
     answers: list[SessionResponse] = field(default_factory=list)
     calls: dict[int, Any] = field(default_factory=dict)
-    """The streams on which the replicas were asked."""
+    """The streams on which the router asked the replicas, by number."""
 
 
 class SessionStreams:
@@ -92,7 +92,7 @@ class SessionStreams:
 
 
 class _Stream:
-    """One stream of a client, and those to replicas."""
+    """One stream of a client, and its streams to replicas."""
 
     def __init__(self, streams: SessionStreams, admitted: Admitted, context: Any) -> None:
         self._streams = streams
@@ -100,7 +100,7 @@ class _Stream:
         self._context = context
         self._pending: dict[int, _Pending] = {}
         self._calls: dict[int, tuple[Any, Any]] = {}
-        """To each replica: the channel, and the stream on it."""
+        """The channel to each replica, and the stream on it, by number."""
         self._readers: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Lock()
         self._sending: dict[int, asyncio.Lock] = {}
@@ -109,7 +109,7 @@ class _Stream:
         self._ends = False
 
     async def run(self) -> None:
-        """Pass all calls on, until the client ends its side and has its answers."""
+        """Pass all calls on until the client ends its side and has its answers."""
         reading = asyncio.ensure_future(self._read())
         try:
             await asyncio.wait({reading, self._finished}, return_when=asyncio.FIRST_COMPLETED)
@@ -186,7 +186,7 @@ class _Stream:
         return replicas.find_home(named or message.session or self._admitted.session)
 
     def _find_own(self, message: SessionRequest) -> list[int]:
-        """Find the replicas of the running call of this stream that a `cancel` names."""
+        """Find the replicas of the running call that a `cancel` names, if this stream has it."""
         identity = _read_field(message, "id")
         for number, pending in self._pending.items():
             if str(number) == identity and number != message.id:
@@ -203,13 +203,13 @@ class _Stream:
         except VenvdError as error:
             await self._fail(identity, error, number)
         except (grpc.RpcError, asyncio.InvalidStateError):
-            return  # the reader of the stream says how it ended
+            return  # the reader of the stream reports how it ended
 
     def _open(self, number: int) -> Any:
         opened, call = self._calls.get(number, (None, None))
         is_away = call is not None and self._streams.replicas.find_address(number, http=False) is None
         channel = opened if is_away else self._streams.channels.get(number)
-        if opened is not channel:  # an update has put another launch in the place of the replica
+        if opened is not channel:  # an update has replaced the replica's launch
             if call is not None:
                 self._start(self._end_requests(number, call))
             call = channel.stream_stream(METHOD)(
@@ -221,7 +221,7 @@ class _Stream:
         return call
 
     async def _end_requests(self, number: int, call: Any) -> None:
-        """Send no more requests to a launch, which answers those that it has and then ends the stream."""
+        """Send no more requests to a launch. It answers those that it has, and then ends the stream."""
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
             async with self._sending[number]:
                 await call.done_writing()
@@ -278,7 +278,7 @@ class _Stream:
 
     async def _follow(self, number: int, message: SessionResponse, pending: _Pending) -> None:
         pending.replicas.discard(number)
-        if pending.asked > 1:  # another one knows it
+        if pending.asked > 1:  # another replica knows it
             pending.answers.append(_make_error(message.id, NotFound(message.error.message)))
             await self._finish_merged(message.id, pending)
             return
@@ -294,7 +294,7 @@ class _Stream:
         await self._send(target, message.id, pending.data)
 
     async def _finish_merged(self, identity: int, pending: _Pending) -> None:
-        """Answer once all replicas have."""
+        """Answer the client once all replicas have answered."""
         if pending.replicas:
             return
         results = [each for each in pending.answers if each.WhichOneof("kind") == "result_json"]
@@ -336,7 +336,7 @@ def _make_error(identity: int, error: VenvdError) -> SessionResponse:
 
 
 def _read_field(message: SessionRequest, name: str) -> str | None:
-    """Read a field of a payload; None where it is absent or wrong, which a replica refuses."""
+    """Read a field of a payload. Return None if it is absent or wrong: then a replica refuses it."""
     try:
         payload = json.loads(message.payload_json) if message.HasField("payload_json") else {}
     except ValueError:

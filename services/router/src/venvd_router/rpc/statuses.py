@@ -1,4 +1,4 @@
-"""Statuses of gRPC: those that the router gives, and what replicas say in theirs."""
+"""Statuses of gRPC: gives those of the router, and reads those of replicas."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DETAILS = "grpc-status-details-bin"
 
 
 async def refuse(context: Any, error: Exception) -> None:
-    """End a call with the status of an error; the refusal of a wrong token is held back."""
+    """End a call with the status of an error. Delay the refusal of a wrong token."""
     if isinstance(error, grpc.aio.AioRpcError):
         await pass_on(context, error)
     if not isinstance(error, VenvdError):
@@ -37,14 +37,14 @@ async def refuse(context: Any, error: Exception) -> None:
 
 
 async def pass_on(context: Any, error: grpc.aio.AioRpcError) -> NoReturn:
-    """End a call as that at the replica ended."""
+    """End a call as the call at the replica ended."""
     trailing = tuple((name, value) for name, value in error.trailing_metadata() or ())
     await context.abort(error.code(), error.details() or "", trailing)
     raise AssertionError("abort raises")
 
 
 def read_url(error: grpc.aio.AioRpcError) -> str | None:
-    """Read where a status sends the client; None where it says something else."""
+    """Read the address to which a status sends the client. Return None if it is another status."""
     if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
         return None
     for name, value in error.trailing_metadata() or ():
