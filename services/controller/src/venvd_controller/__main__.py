@@ -1,4 +1,4 @@
-"""`python -m venvd_controller`: serves until a signal ends it, or copies the state (`backup`, `restore`)."""
+"""`python -m venvd_controller`: serves until a signal ends it, or copies its state (`backup`, `restore`)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def serve(settings: Settings) -> None:
 
 def _split(settings: Settings, lease: str, home_id: str) -> Lead:
     try:
-        from venvd_controller import leader  # noqa: PLC0415 - its library only where it is used
+        from venvd_controller import leader  # noqa: PLC0415 - load its library only if it is used
     except ModuleNotFoundError as error:
         raise Unavailable(f"VENVD_KUBERNETES_LEASE needs {error.name}: install venvd-controller[kubernetes]") from None
 
@@ -104,7 +104,7 @@ def _format_authority(host: str, port: int) -> str:
 
 
 def main() -> None:
-    """Run the controller, or a command on its state; wrong settings end it with status 2, other errors with 1."""
+    """Run the controller, or a command on its state. Wrong settings end it with status 2, other errors with 1."""
     parser = argparse.ArgumentParser(prog="venvd-controller", description="Without a command: run the controller.")
     command.add_commands(parser)
     words = parser.parse_args()

@@ -28,7 +28,7 @@ from venvd_http.problems import Problem
 _TITLE = "venvd controller"
 _ROUTES = (controller_routes, runtimes, venvs, backends, calls, operations, keys, secrets, audit)
 _THREADS = 100
-"""Requests answered at a time; event streams hold no thread."""
+"""How many requests are answered at a time. Event streams need no thread."""
 _QUIET = auth.OPEN | {"/metrics", "/v1/sd/prometheus"}
 
 _ABOUT = """Builds venvs and runs backends from them.
@@ -42,7 +42,7 @@ _PROBLEM: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "desc
 
 
 def create_app(controller: Controller) -> ASGIApp:
-    """Create the application of a controller; the application starts and stops it."""
+    """Create the application of a controller. The application starts and stops the controller."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -92,7 +92,7 @@ def _create_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
 
 
 class _WithDocs:
-    """ASGI middleware: serves the OpenAPI document, and the page that shows it."""
+    """ASGI middleware: serves the OpenAPI document and the page that shows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -29,30 +29,30 @@ from venvd_controller.database.tables import AuditRow, BackendRow
 log = logging.getLogger("venvd.audit")
 
 _FAILED_LINES = 60
-"""Lines about failed requests of a key in a minute; further ones are merged."""
+"""Lines about failed requests of a key in a minute. Further lines are merged."""
 _EVENT_LINES = 120
-"""Lines about the events of a backend and a key in a minute; further ones are merged."""
+"""Lines about the events of a backend and a key in a minute. Further lines are merged."""
 _PRUNE_SECONDS = 60.0
 _OK = 200
 _SERVER = "server"
 _CONTROLLER = "controller"
-"""The peer of what a server does by itself."""
+"""The peers of lines about what a server or the controller does by itself."""
 _MAX_TARGET = 400
 _MAX_FIELDS = 4000
-"""Characters of a line's fields as JSON; if they have more, the line has their names alone."""
+"""The most characters of a line's fields as JSON. If they have more, the line has only their names."""
 _SECRET_MAPS = frozenset({"env", "secrets"})
-"""Fields of which the log has the names that they set, and no values."""
+"""Fields that are maps. The log has the names in them, but no values."""
 _SECRETS = frozenset({"key", "token", "code"})
-"""Fields of which the log has nothing; whether there is a token is no secret."""
+"""Fields whose values the log does not have, except booleans: whether there is a token is not a secret."""
 _ADDRESS = re.compile(r"://[^\s\"']*")
-"""Matches addresses with passwords up to the last @, because passwords may hold any character."""
+"""Matches addresses with passwords up to the last @, because passwords may contain any character."""
 
 
 class AuditLog:
-    """Lines in the database, the newest `limit` of them.
+    """The lines in the database: the newest `limit` of them.
 
     Attributes:
-        refused: how many requests were refused since the start, by the code of the error.
+        refused: how many requests were refused since the start, by the code of the error and the kind of peer.
     """
 
     def __init__(self, database: Database, limit: int) -> None:
@@ -77,7 +77,7 @@ class AuditLog:
     ) -> None:
         """Add a line about a request that changes something; see `AuditEntry`.
 
-        Failed requests beyond the bound are counted.
+        Failed requests beyond the limit are only counted.
         """
         row = _create_row(key, peer, method, target, status, code)
         if _is_client_error(status) and not self._failed_lines.take(str(key)):
@@ -97,7 +97,7 @@ class AuditLog:
     def write_events(self, backend: str, before: str | None, events: ServerEvents, place: str | None = None) -> None:
         """Add the events of a backend's server, unless the log already has events beyond the position `before`.
 
-        `place` is the backend in the lines, if that differs from the name of the row.
+        `place` names the backend in the lines, if the name differs from that of the row.
         """
         lines, refusals = self._create_lines(place or backend, events)
         position = update(BackendRow).where(
@@ -114,12 +114,12 @@ class AuditLog:
             self._merged.add(row, count, place=row["target"])
 
     def write_end(self, backend: str, why: str) -> None:
-        """Add that a backend ended by itself: events that its server had not reported are not in the log."""
+        """Add a line that says that a backend ended by itself. The last events of its server may be missing."""
         detail = f"{clean_text(why)}; events of its last seconds may be missing"
         self.write(None, _CONTROLLER, "backend.end", f"/backends/{backend}", _OK, None, {"detail": detail})
 
     def _create_lines(self, backend: str, events: ServerEvents) -> tuple[list[AuditLine], list[tuple[Row, int]]]:
-        """Return the lines of events, and the refusals among these, which are counted."""
+        """Return the lines of events, and the refusals among the events with their numbers."""
         place = f"/backends/{backend}"
         lines: list[AuditLine] = []
         refusals: list[tuple[Row, int]] = []
@@ -141,7 +141,7 @@ class AuditLog:
         return [*lines, *merged.take_due()], refusals
 
     def list_all(self, after: int | None, limit: int, since: str | None, key: str | None) -> Sequence[AuditEntry]:
-        """List the lines that are older than `after`, not older than `since`, and of this key; the newest first."""
+        """List the lines of a key, the newest first: older than `after`, but not older than `since`."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
         if after is not None:
             query = query.where(AuditRow.id < after)
@@ -155,7 +155,7 @@ class AuditLog:
     # ---- chores ----
 
     def write_merged(self, *, everything: bool = False) -> None:
-        """Write the merged lines that are due, or with `everything` all."""
+        """Write the merged lines that are due; with `everything`, write all."""
         lines = self._merged.take_due(everything=everything)
         if not lines:
             return
@@ -184,7 +184,7 @@ def list_changes(before: VenvSpec | BackendSpec, after: VenvSpec | BackendSpec) 
 
 
 def describe_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a request as the log may have them: short, and without secrets."""
+    """Return the fields of a request in a form for the log: short, and without secrets."""
     try:
         shown: dict[str, Any] = _hide_secrets({name[:80]: value for name, value in given.items()})
         text = json.dumps(shown, default=_hide_passwords)
@@ -225,7 +225,7 @@ def _hide_password(address: re.Match[str]) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Return a text that every database takes: without NUL and lone surrogates."""
+    """Return a text that every database accepts: without NUL and lone surrogates."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
@@ -246,7 +246,7 @@ def _is_client_error(status: int) -> bool:
 
 
 def _read_time(text: str) -> str | None:
-    """Return a time of a server as the log writes it; None if it is no time."""
+    """Return a server's time in the format of the log. Return None if it is not a time."""
     try:
         return format_time(datetime.fromisoformat(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Lines of the audit log that would be too many: equal ones become one line with their number."""
+"""Merges lines of the audit log, which would otherwise be too many: equal ones become one line with their number."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _SECONDS = 60.0
-"""Equal lines within this time are one."""
+"""Equal lines within this time become one."""
 _MAX_KINDS = 1000
-"""Kinds of lines that are counted apart at a time; all others of one status are one line."""
+"""How many kinds of lines are counted separately. All other lines of one status become one line."""
 _MAX_TARGETS = 20
-"""Requests that a merged line names."""
+"""How many requests a merged line names."""
 _OTHERS = "others"
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class AuditLine:
-    """A line of the audit log that is to be written."""
+    """A line to write to the audit log."""
 
     row: Row
     fields: dict[str, Any]
@@ -50,14 +50,14 @@ class _Lines:
 
 
 class MergedLines:
-    """Counts lines by place, peer, key and status: the first is due at once, others within a minute are one."""
+    """Counts lines by place, peer, key and status. The first is due at once; others within a minute become one."""
 
     def __init__(self) -> None:
         self._lines: dict[tuple[str, str, str | None, int], _Lines] = {}
         self._lock = threading.Lock()
 
     def add(self, row: Row, count: int = 1, place: str = "") -> None:
-        """Count a line, or several that are equal; `place` is the backend that was asked, if it was one."""
+        """Count a line, or several equal ones; `place` is the backend that got the request, if a backend did."""
         kind = (place, row["peer"], row["key"], row["status"])
         with self._lock:
             if kind not in self._lines and len(self._lines) >= _MAX_KINDS:
@@ -65,7 +65,7 @@ class MergedLines:
             self._lines.setdefault(kind, _Lines(row)).add(row, count)
 
     def take_due(self, *, everything: bool = False) -> Sequence[AuditLine]:
-        """Return the lines that are due, or with `everything` all."""
+        """Return the lines that are due; with `everything`, return all."""
         time_now = time.monotonic()
         with self._lock:
             self._lines = {
@@ -79,12 +79,12 @@ class MergedLines:
 
 
 def _describe_requests(requests: dict[str, None]) -> dict[str, Any]:
-    """Return the fields of a line that stands for requests: what they were, unless all were the same."""
+    """Return the fields of a line that stands for requests: it lists them, unless all were the same."""
     return {"requests": list(requests)} if len(requests) > 1 else {}
 
 
 class Budget:
-    """Allows each owner so many lines a minute."""
+    """Allows each owner `lines` lines a minute."""
 
     def __init__(self, lines: int) -> None:
         self._most = lines
@@ -93,7 +93,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, owner: str) -> bool:
-        """Take one line, and return whether there was one."""
+        """Take one line, and return whether the owner had one left."""
         with self._lock:
             if time.monotonic() >= self._next_minute:
                 self._next_minute = time.monotonic() + _SECONDS

@@ -30,8 +30,8 @@ class Changes:
     """What a route has changed.
 
     Attributes:
-        fields: that it has changed; None: the fields of the request's body.
-        is_call: whether it is a call of a backend, which is in the log of the backend and not in the audit log.
+        fields: the fields that the route has changed; None for the fields of the request's body.
+        is_call: whether the request is a call of a backend. The backend's log has it, and the audit log does not.
     """
 
     fields: dict[str, Any] | None = None
@@ -39,7 +39,7 @@ class Changes:
 
 
 class AuditTrail:
-    """ASGI middleware, inside the guard: it knows the caller, and refused tokens do not come here."""
+    """ASGI middleware inside the guard: the caller is known, and requests with refused tokens do not arrive here."""
 
     def __init__(self, app: ASGIApp, audit: AuditLog) -> None:
         self._app = app
@@ -76,7 +76,7 @@ class AuditTrail:
         try:
             await self._app(scope, receive if scope["method"] in _SAFE else copy_body, watch_status)
         except Exception:
-            if not answered:  # what answers a defect is outside
+            if not answered:  # middleware outside of this one answers a defect
                 scope["venvd"]["code"] = Internal.code
                 await write(Internal.http_status)
             raise
@@ -87,7 +87,7 @@ class AuditTrail:
         if status == _FORBIDDEN:
             self._audit.count_refusal(*request)
             return
-        if scope["method"] in _SAFE or "endpoint" not in scope:  # without an endpoint there is nothing to change
+        if scope["method"] in _SAFE or "endpoint" not in scope:  # without an endpoint nothing has changed
             return
         try:
             await run_sync(self._audit.write, *request, fields)
@@ -96,12 +96,12 @@ class AuditTrail:
 
 
 def _read_fields(body: bytes) -> dict[str, Any]:
-    """Read the fields of a body that is a JSON object, without those that are null or empty."""
+    """Read the fields of a body that is a JSON object, without null and empty fields."""
     if not 2 < len(body) <= _MAX_BODY:
         return {}
     try:
         given = json.loads(body)
-        with suppress(ValueError):  # of text that the route refuses
+        with suppress(ValueError):  # for a text that the route refuses
             given = drop_nulls(given)
     except (ValueError, RecursionError):
         return {}

@@ -1,4 +1,4 @@
-"""Access: the guard finds out whose token a request carries; each route names the scope that it needs."""
+"""Access: the guard finds the owner of a request's token, and each route names the scope that it needs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CALLER = "venvd.caller"
 
 
 class Guard:
-    """ASGI middleware: admits requests that carry a token that the controller knows.
+    """ASGI middleware: admits requests with a token that the controller knows.
 
-    The documentation needs none if it is open. Else browsers, which show it, ask for a password: the token.
+    The documentation needs no token if it is open. Otherwise browsers ask for the token as a password.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, audit: AuditLog, *, open_docs: bool, max_wrong_tokens: int) -> None:
@@ -55,7 +55,7 @@ class Guard:
         await self._app(scope, receive, send)
 
     async def _identify(self, scope: Scope) -> Caller:
-        """Return whose token a request carries.
+        """Return the owner of a request's token.
 
         Raises:
             Unauthenticated: there is no token, or it is unknown.

@@ -1,4 +1,4 @@
-"""Venvs that their clients did not name, such as those of `venvd.backend()`: each is deleted when unused."""
+"""Venvs that their clients did not name, such as those of `venvd.backend()`. Unused ones are deleted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AutoVenvs:
     """Finds and deletes the venvs with made-up names that no backend uses.
 
     Args:
-        keep: seconds that one stays after its last use; 0 for no end.
+        keep: seconds that such a venv stays after its last use; 0 for no end.
     """
 
     def __init__(self, database: Database, venvs: Venvs, keep: float) -> None:
@@ -32,14 +32,14 @@ class AutoVenvs:
         self._keep = keep
 
     def list_unused(self) -> list[str]:
-        """List the names of those that nothing uses."""
+        """List the names of such venvs that no backend uses."""
         with self._database.read() as session:
             used = set(session.scalars(select(BackendRow.venv)))
             rows = session.scalars(select(VenvRow).where(VenvRow.name.startswith("auto-")).order_by(VenvRow.name))
             return [row.name for row in rows if row.name not in used and _is_disposable(row)]
 
     def delete(self, name: str) -> bool:
-        """Delete one, with its image if nothing else uses that; return whether it is gone."""
+        """Delete a venv, and its image if nothing else uses that. Return whether the venv is gone."""
         try:
             self._venvs.delete(name)
         except NotFound:
@@ -49,7 +49,7 @@ class AutoVenvs:
         return True
 
     def delete_expired(self) -> None:
-        """Delete those whose time after their last use is over."""
+        """Delete the venvs that were unused for too long."""
         for name in self._list_expired() if self._keep else ():
             if self.delete(name):
                 log.info("removed the venv %s: no backend used it for %g s", name, self._keep)

@@ -1,4 +1,4 @@
-"""Fetches events from the servers of backends for the audit log: sessions, refused tokens, ended keys."""
+"""Fetches events from the servers of backends for the audit log: sessions, refused tokens and ended keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _events = TypeAdapter(ServerEvents)
 
 
 class BackendEvents:
-    """Moves the events of servers into the audit log, each once."""
+    """Moves the events of servers into the audit log, each one once."""
 
     def __init__(self, backends: Backends, audit: AuditLog) -> None:
         self._backends = backends
@@ -30,7 +30,7 @@ class BackendEvents:
         self._failures: dict[str, str] = {}
 
     def collect(self, row: BackendRow, record: LaunchRecord, position: str | None) -> None:
-        """Fetch the events of a backend's server whose newest event has this position, unless the log has them."""
+        """Fetch the events of a backend's server up to `position`, its newest event, unless the log has them."""
         if position is not None and position != row.audit_position:
             self._collect(row, record)
 
@@ -41,7 +41,7 @@ class BackendEvents:
             self.collect(row, record, readiness.audit_position)
 
     def collect_end(self, row: BackendRow, why: str) -> None:
-        """Note that a backend ended by itself, after the last events of its server if that still answers."""
+        """Note that a backend ended by itself. If its server still answers, fetch its last events before."""
         if row.record is not None:
             self.collect_last(row, LaunchRecord(**row.record))
         self._audit.write_end(row.place, why)

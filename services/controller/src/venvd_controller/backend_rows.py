@@ -1,4 +1,4 @@
-"""Rows of backends: how they are made, and the resources that the API shows of them."""
+"""Makes rows of backends, and the resources that the API shows for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from venvd_engines.engine import ROUTER, SERVERS, Engine
 
 _FIRST_DELAY = 2.0
 _MAX_DELAY = 60.0
-"""Seconds between two starts of a backend that fails; the delay doubles with each failure."""
+"""The most seconds between two starts of a backend that fails. The delay doubles with each failure."""
 
 
 def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
@@ -47,7 +47,7 @@ def read_spec(row: BackendRow) -> BackendSpec:
 
 
 def get_retry_delay(failures: int) -> float:
-    """Return the seconds before the next start after so many successive failures."""
+    """Return the seconds before the next start, after `failures` successive failures."""
     return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (failures - 1)) if failures else 0.0
 
 
@@ -57,7 +57,7 @@ def get_version(row: BackendRow) -> tuple[object, ...]:
 
 
 def find_expiry(row: BackendRow) -> str | None:
-    """Return when the time to live of a backend ends."""
+    """Return the time at which the time to live of a backend ends, or None."""
     ttl = row.spec.get("ttl")
     return None if ttl is None else add_seconds(row.created_at, ttl)
 
@@ -75,22 +75,22 @@ class Newest:
     servers: Mapping[str, str | None]
 
     def replaces(self, row: BackendRow) -> bool:
-        """Return whether a start would give a backend that runs another build of its venv or another server."""
+        """Return whether a start would give a running backend another build of its venv, or another server."""
         if row.record is None:
             return False
         server = self.servers[ROUTER if row.is_router else row.spec["type"]]
-        if row.is_router:  # it runs nothing of its venv
+        if row.is_router:  # a router runs nothing of the venv
             return server not in {None, row.server}
         newest = self.builds.get(row.venv, row.key)
         return row.key != newest or server not in {None, row.server}
 
     def identify(self, row: BackendRow) -> str:
-        """Identify what a start would give a backend that runs."""
+        """Identify the build and the server that a start would give a running backend."""
         server = self.servers[ROUTER if row.is_router else row.spec["type"]]
         return f"{self.builds.get(row.venv, row.key)}/{server}"
 
     def replaces_by_itself(self, row: BackendRow) -> bool:
-        """Return the same for `update: rolling`, which does not return to the build that a rollback left."""
+        """Return whether `update: rolling` replaces a launch. It does not return to the build that a rollback left."""
         is_left = row.pinned_key is not None and self.builds.get(row.venv) == row.previous_key
         return self.replaces(row) and not is_left
 
@@ -103,7 +103,7 @@ def find_newest(session: Session, engine: Engine) -> Newest:
 
 
 def _make_http_url(row: BackendRow) -> str | None:
-    """Make the published address of a gRPC server's HTTP port, once it has one."""
+    """Make the published address of a gRPC server's HTTP port; None if it has no such port yet."""
     port = row.ports.get("http") if row.spec["type"] == "rpc" else None
     return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
@@ -111,7 +111,7 @@ def _make_http_url(row: BackendRow) -> str | None:
 def create_resource(
     rows: Sequence[BackendRow], newest: Newest, engine: str, token: str | None, *, updating: bool
 ) -> Backend:
-    """Create the resource of a backend from the rows of its replicas, and of its router after them."""
+    """Create the resource of a backend from the rows of its replicas, followed by the row of its router."""
     row, front = rows[0], rows[-1] if rows[-1].is_router else rows[0]
     launched = [each for each in rows if not each.is_router]
     return Backend(

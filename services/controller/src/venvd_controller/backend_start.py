@@ -43,11 +43,11 @@ _walls = TypeAdapter(WallsReport)
 _STARTING = frozenset({"pending", "starting"})
 _PROBE_INTERVAL = 0.05
 _FIRST_PROBE_PAUSE, _LONGEST_PROBE_PAUSE, _PROBE_SHARE = 0.02, 1.0, 0.05
-"""Between two probes of a start: a share of the time that it has taken so far. Starts that take long are many at once,
-and their probes would take the processor from them."""
+"""The pause between two probes of a start is a share of the start's time so far. If starts take long, many run at once,
+and frequent probes would take the processor from them."""
 _FIRST_INSPECTION, _LONGEST_INSPECTION_PAUSE, _INSPECTION_SHARE = 0.3, 2.0, 0.5
 _PLACE_SECONDS = 10.0
-"""A launch that is not ready after this time leaves its place to another start: it may wait for something else."""
+"""After this time, a launch that is not ready leaves its place to another start, since it may wait for something."""
 _LAST_LINES = 8
 
 
@@ -81,20 +81,20 @@ class BackendStarter:
         operations.register(KIND, OperationKind(self._run_start, backends.record_failure))
 
     def _run_start(self, name: str, run: Run) -> None:
-        """Start a backend; a launch that runs is replaced."""
+        """Start a backend. This replaces its running launch."""
         row = self._await_update(name, run)
         self.start(row, run)
         if len(self._backends.list_launches(row.replica_of or row.name)) > 1:
             if row.replica == 0:
                 self._await_replicas(row, run)
-            self._backends.announce_change()  # each replica learns where this one is
+            self._backends.announce_change()  # each replica learns the address of this one
 
     def start(self, row: BackendRow, run: Run) -> None:
-        """Start a launch and wait until it is ready; what the row has for a launch ends before.
+        """Start a launch, and wait until it is ready. The present launch of the row ends before.
 
         Raises:
             Cancelled: the launch is not wanted any more.
-            VenvdError: it does not start.
+            VenvdError: the launch does not start.
         """
         if not row.wanted:
             raise Cancelled(f'the backend "{row.place}" is being removed')
@@ -104,7 +104,7 @@ class BackendStarter:
                 self._replace_launch(row, run)
 
     def _await_update(self, name: str, run: Run) -> BackendRow:
-        """Wait for the end of an update that was cancelled, which may start the same launch; return the row."""
+        """Wait for the end of a cancelled update, since it may start the same launch. Return the row."""
         backend = self._backends.get_row(name).replica_of or name
         while self._operations.is_ending(UPDATE, backend):
             run.check()
@@ -112,9 +112,9 @@ class BackendStarter:
         return self._backends.get_row(name)
 
     def _await_replicas(self, row: BackendRow, run: Run) -> None:
-        """Wait until the starts of the other replicas have ended, which were queued before this one.
+        """Wait until the starts of the other replicas have ended. They were queued before this one.
 
-        The time of the wait begins when none of them runs: each has limits of its own.
+        The time limit of the wait begins when none of them runs, since each start has its own limits.
 
         Raises:
             Unavailable: a replica could not be started.
@@ -135,7 +135,7 @@ class BackendStarter:
             raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
 
     def _is_any_starting(self, rows: Sequence[BackendRow]) -> bool:
-        """Whether one of the launches is being started; one that waits for its turn is not."""
+        """Return whether one of the launches is being started. A launch that waits for its turn does not count."""
         return any(row.state in _STARTING and self._operations.is_running(KIND, row.name) for row in rows)
 
     def _adopt_own_launch(self, row: BackendRow, run: Run) -> bool:
@@ -187,7 +187,7 @@ class BackendStarter:
                 self._backends.tokens.derive_manages_key(row) if spec.manages and not row.is_router else None,
                 None if row.is_router else self._backends.assign_user_id(row.name, self._engine.claim_user_ids()),
             )
-            # written before the engine makes anything: the next controller finds the launch if this one is killed now
+            # write it before the engine makes anything: if this controller is killed, the next one finds the launch
             server = self._engine.identify_server(kind)
             built = {"python": image.python, "key": image.key, "server": server}
             if row.key not in {None, image.key}:
@@ -202,13 +202,13 @@ class BackendStarter:
         except BaseException:
             if previous is not None:
                 with contextlib.suppress(VenvdError):
-                    self._engine.destroy(previous)  # the directory of sockets stayed for the new launch
+                    self._engine.destroy(previous)  # remove the directory of sockets, which stayed for the new launch
             raise
 
     def _choose_image(self, row: BackendRow, run: Run) -> Image:
-        """Choose the image to start: the newest build of the venv, or after a rollback the one before.
+        """Choose the image to start: the newest build of the venv, or after a rollback the earlier one.
 
-        A backend that ended takes the build that it ran if an update to the newest has failed.
+        If an update to the newest build has failed, a backend that ended takes the build that it ran.
 
         Raises:
             NotFound: the build of a rollback is gone.
@@ -234,7 +234,7 @@ class BackendStarter:
         return launches[-1] if launches[-1].is_router else None
 
     def _await_address(self, row: BackendRow, run: Run) -> None:
-        """Wait until replica 0 does not have the address of its backend any more, which the router takes."""
+        """Wait until replica 0 no longer has the address of its backend. The router takes that address."""
         while True:
             first = self._backends.get_row(row.replica_of or "")
             if first.launch is None or first.launched_by == first.operation or first.state not in _STARTING:
@@ -246,7 +246,7 @@ class BackendStarter:
         return next((owned for owned in self._engine.list_owned() if owned.launch_id == row.launch), None)
 
     def _end_launch(self, row: BackendRow) -> LaunchRecord | None:
-        """End the launch of a backend, also an incomplete one of a killed controller; return its record."""
+        """End the launch of a backend, also an incomplete one of a killed controller. Return its record."""
         record = LaunchRecord(**row.record) if row.record is not None else None
         if record is not None:
             self._events.collect_last(row, record)
@@ -274,7 +274,7 @@ class BackendStarter:
         self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls, proven_key=None)
 
     def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
-        """Ask the server of a backend for the walls around its user code; None if it does not report them."""
+        """Ask the server of a backend for the walls around its user code. Return None if it does not report them."""
         try:
             status, body = probes.fetch(record, WALLS_PATH, self._backends.tokens.derive_for_metrics(row))
             report = _walls.validate_json(body) if status == http.client.OK else None
@@ -284,7 +284,7 @@ class BackendStarter:
 
     def _poll_readiness(self, row: BackendRow, record: LaunchRecord, run: Run, place: Place) -> None:
         if row.is_router:
-            place.leave()  # it is ready after a replica, which needs a place
+            place.leave()  # a router is ready after a replica, which needs a place
         begin = time.monotonic()
         end = begin + self._settings.start_timeout
         next_inspection = _FIRST_INSPECTION
@@ -305,7 +305,7 @@ class BackendStarter:
         raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {readiness.reason}{lines}")
 
     def _must_wait(self, row: BackendRow) -> bool:
-        """Whether the launch cannot be ready yet: a router is when a replica is, whose start takes its own time."""
+        """Return whether a launch cannot be ready yet: a router waits for a replica, whose start takes its own time."""
         if not row.is_router:
             return False
         launches = self._backends.list_launches(row.replica_of or "")

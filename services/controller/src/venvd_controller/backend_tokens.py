@@ -1,7 +1,7 @@
 """The tokens of backends.
 
-The clients of a backend have the newest one, and older ones that a rotation has ended or will end. The controller has
-one for its metrics, and the backend has a key for the venvs that it manages.
+The clients of a backend have the newest token, and older ones that a rotation has ended or will end. The controller has
+a token for the backend's metrics, and the backend has a key for the venvs that it manages.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from venvd_controller.home import Home
 from venvd_http.auth import sha256
 
 _MOST = 8
-"""Tokens of one backend that are remembered. Those that have ended are remembered to tell their clients."""
+"""How many tokens of a backend are remembered. Ended ones are remembered so that their clients can be told."""
 
 
 @dataclass(frozen=True)
 class TokenNonce:
-    """The nonce from which a token is derived, and the time at which the token ends; None is never."""
+    """The nonce from which a token is derived, and the time at which the token ends; None for never."""
 
     nonce: str
     expiresAt: str | None = None  # noqa: N815 — a name in the database
@@ -35,14 +35,14 @@ class TokenNonce:
 
 
 def list_nonces(row: BackendRow) -> list[TokenNonce]:
-    """List the nonces of a backend's tokens; the last is that of the newest."""
+    """List the nonces of a backend's tokens. The newest token's is the last."""
     if row.tokens is None:
         return [TokenNonce(row.nonce)]
     return [TokenNonce(**each) for each in row.tokens["nonces"]]
 
 
 def rotate(row: BackendRow, overlap: float) -> str:
-    """Give a backend a new token, and end all others after `overlap` seconds; return when.
+    """Give a backend a new token, and end all others after `overlap` seconds. Return the time of that end.
 
     Raises:
         InvalidRequest: `overlap` is out of bounds.
@@ -67,10 +67,12 @@ def rotate(row: BackendRow, overlap: float) -> str:
 
 @dataclass(frozen=True)
 class TokenOwner:
-    """A backend to which a token belongs, and the venvs that it manages with it: none with that of its clients.
+    """The owner of a token.
 
     Attributes:
-        source: what the token was derived from, if it is one of its clients.
+        backend: the name of the backend.
+        manages: the venvs that the backend manages with the token; none for a token of its clients.
+        source: the source of a token of its clients, else None.
     """
 
     backend: str
@@ -89,22 +91,22 @@ class BackendTokens:
         self._home = home
         self._list_rows = list_rows
         self._owners: dict[str, TokenOwner] | None = None
-        """By the digests of their tokens; None after a change."""
+        """The owners by the digests of their tokens; None after a change."""
         self._changes = 0
 
     def derive(self, row: BackendRow) -> str | None:
-        """Derive the newest token of a backend's clients; None if the backend serves without a token."""
+        """Derive the newest token of a backend's clients. Return None if the backend serves without a token."""
         return self._derive_from(list_nonces(row)[-1]) if row.spec["token"] else None
 
     def derive_for_metrics(self, row: BackendRow) -> str:
         return self._home.derive_token("metrics", row.nonce)
 
     def derive_manages_key(self, row: BackendRow) -> str:
-        """Derive the key for the venvs that a backend manages; it is valid as long as the backend is wanted."""
+        """Derive the key for the venvs that a backend manages. It is valid as long as the backend is wanted."""
         return self._home.derive_token("manages", row.nonce)
 
     def list_digests(self, row: BackendRow) -> list[tuple[str, str | None]]:
-        """List the digests of the tokens of a backend's clients and their ends, also of those that have ended."""
+        """List the digests of the tokens of a backend's clients with their ends, also those of ended tokens."""
         nonces = list_nonces(row) if row.spec["token"] else []
         return [(sha256(self._derive_from(each)), each.expiresAt) for each in nonces]
 
@@ -116,12 +118,12 @@ class BackendTokens:
         owners, changes = self._owners, self._changes
         if owners is None:
             owners = self._read_owners()
-            if changes == self._changes:  # else it may have been read before the change
+            if changes == self._changes:  # otherwise they may have been read before the change
                 self._owners = owners
         return owners.get(digest)
 
     def forget_owners(self) -> None:
-        """Note that backends or their tokens changed: the next search reads the owners again."""
+        """Note that backends or their tokens changed. The next search reads the owners again."""
         self._changes += 1
         self._owners = None
 

@@ -1,4 +1,4 @@
-"""Backends: desired state in the database, and resources for the API."""
+"""Backends: their desired state in the database, and their resources for the API."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ log = logging.getLogger("venvd.controller")
 KIND = "backend.start"
 UPDATE = "backend.update"
 _LIVE_FIELDS = ("update", "replicas", "minReplicas", "maxReplicas", "sessionsPerReplica", "drainTimeout")
-"""Fields of the specification that the servers do not see."""
+"""The fields of the specification that the servers do not see."""
 
 
 class Backends:
     """All backends.
 
     Attributes:
-        tokens: those of all backends.
+        tokens: the tokens of all backends.
         on_change: functions called after a token was rotated or a replica has an address.
     """
 
@@ -95,7 +95,7 @@ class Backends:
             return self.show(session, get_backend_row(session, name))
 
     def list_states(self) -> list[tuple[str, str]]:
-        """List type and state of each backend."""
+        """List the type and the state of each backend."""
         groups = replicas.group_by_backend(self.list_rows())
         return [(group[0].spec["type"], replicas.combine_state(group)) for group in groups]
 
@@ -108,7 +108,7 @@ class Backends:
         return [row for row in self.list_launches(name) if not row.is_router]
 
     def list_launches(self, name: str) -> list[BackendRow]:
-        """List all rows of a backend: those of its replicas by number, and that of its router.
+        """List all rows of a backend: those of its replicas by number, and then that of its router.
 
         Raises:
             NotFound: there is no such backend.
@@ -143,7 +143,7 @@ class Backends:
             return _get_row(session, name)
 
     def list_reserved_ports(self, name: str) -> set[int]:
-        """List the ports that the other backends have or asked for: they keep them while they are being restarted."""
+        """List the ports that the other backends have or asked for. They keep them during a restart."""
         others = [row for row in self.list_rows() if row.name != name and row.wanted and row.state != "failed"]
         asked = {row.spec[field] for row in others for field in ("port", "httpPort") if row.spec[field] is not None}
         return asked | {number for row in others for number in row.ports.values()}
@@ -161,7 +161,7 @@ class Backends:
         return LaunchRecord(**row.record)
 
     def show(self, session: Session, row: BackendRow) -> Backend:
-        """Make the resource of a backend, as it is in the transaction of `session`."""
+        """Make the resource of a backend as the transaction of `session` sees it."""
         rows = [row, *replicas.list_others(session, row.name)]
         return self._create_resource(replicas.group_by_backend(rows)[0], find_newest(session, self._engine))
 
@@ -186,7 +186,7 @@ class Backends:
         """
         spec = check_backend(spec, self.host_paths)
         replicas.check_replicas(spec, self._engine)
-        if not declared:  # if a declared backend fails, the others of the manifest still start
+        if not declared:  # if a declared backend fails later, the others of the manifest still start
             sockets.check_reachable(spec, self._engine)
         with self._database.write() as session:
             venv = self._get_venv(session, spec.venv)
@@ -198,7 +198,7 @@ class Backends:
             return self.show(session, row), operation
 
     def _get_venv(self, session: Session, name: str) -> VenvRow:
-        """Read the row of a venv; a missing venv `default` is added."""
+        """Read the row of a venv. If the venv `default` is missing, add it."""
         is_missing = name == "default" and session.get(VenvRow, name) is None
         return self._venvs.add_default(session) if is_missing else get_row(session, VenvRow, "venv", name)
 
@@ -223,7 +223,7 @@ class Backends:
         return row
 
     def _adjust_replicas(self, session: Session, row: BackendRow) -> None:
-        """Give a backend that starts as a whole the rows of its replicas, and queue their starts; others end."""
+        """Make the rows of the replicas of a backend that starts as a whole, and queue their starts. Others end."""
         spec = read_spec(row)
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
         row.names = replicas.count_at_start(spec)
@@ -240,13 +240,13 @@ class Backends:
         """Queue the start of a replica of the backend of `row`, or of its router.
 
         Args:
-            session: of the transaction.
-            row: of replica 0.
-            number: of the replica.
+            session: the session of the transaction.
+            row: the row of replica 0.
+            number: the number of the replica.
             other: the row of the replica, if it has one.
 
         Raises:
-            Conflict: another backend has its name, or the replica is being removed.
+            Conflict: another backend has the replica's name, or the replica is being removed.
         """
         if other is None:
             name = name_replica(row.name, number)
@@ -273,15 +273,15 @@ class Backends:
         return operation
 
     def restart(self, name: str, *, back: bool = False) -> tuple[Backend, OperationInfo]:
-        """Queue a restart of all replicas: URL and token stay, sessions are new.
+        """Queue a restart of all replicas. URL and token stay the same; sessions are new.
 
         Args:
-            name: of the backend.
-            back: whether to take the builds of the venv that the replicas ran before those that they run now.
+            name: the name of the backend.
+            back: whether to take the builds of the venv that the replicas ran before the present ones.
 
         Raises:
             NotFound: there is no such backend.
-            Conflict: it is being removed or started, or it ran no other build.
+            Conflict: the backend is being removed or started, or it ran no other build.
         """
         with self._database.write() as session:
             row = get_backend_row(session, name)
@@ -306,7 +306,7 @@ class Backends:
             return self.show(session, row), operation
 
     def rotate_token(self, name: str, overlap: float) -> TokenRotation:
-        """Give a backend a new token; those before it end after `overlap` seconds.
+        """Give a backend a new token. Earlier ones end after `overlap` seconds.
 
         Raises:
             InvalidRequest: `overlap` is out of bounds.
@@ -329,7 +329,8 @@ class Backends:
     def declare(self, spec: BackendSpec) -> None:
         """Give an existing backend the (checked) specification of the manifest.
 
-        Another number of replicas leaves the others alone. Any other change restarts the backend.
+        A change of `_LIVE_FIELDS`, such as another number of replicas, leaves present replicas alone. Any other change
+        restarts the backend.
         """
         with self._database.write() as session:
             row = get_backend_row(session, str(spec.name))
@@ -369,14 +370,14 @@ class Backends:
         after_commit(session, self.announce_change)
 
     def end_drain(self, name: str) -> None:
-        """Mark a replica that has drained for removal, unless it is wanted again; so with a launch beside a place."""
+        """Mark a drained replica for removal, unless it is wanted again. Do the same for a launch beside a place."""
         with self._database.write() as session:
             row = session.get(BackendRow, name)
             if row is not None and (row.drain_until is not None or row.stage is not None):
                 self.remove_row(session, row)
 
     def request_removal(self, name: str) -> None:
-        """Mark a backend for removal and cancel its start; the reconciler removes it."""
+        """Mark a backend for removal, and cancel its start. The reconciler removes it."""
         with self._database.write() as session:
             row = get_backend_row(session, name)
             self._operations.cancel_active(session, UPDATE, name)
@@ -384,7 +385,7 @@ class Backends:
                 self.remove_row(session, each)
 
     def cancel_update(self, session: Session, row: BackendRow) -> None:
-        """End an update of the backend of a row, whose launches start anew; former launches drain on."""
+        """End an update of the backend of a row before its launches start anew. Former launches continue to drain."""
         self._operations.cancel_active(session, UPDATE, row.name)
         for each in replicas.list_beside(session, row.name, NEXT):
             self.remove_row(session, each)
@@ -398,12 +399,12 @@ class Backends:
     # ---- for starts and the reconciler ----
 
     def assign_user_id(self, name: str, available: Sequence[int]) -> int | None:
-        """Return the user ID of a backend's worker host: the one that it has, else one that no other backend has.
+        """Return the user ID of a backend's worker host: its present one, else one that no other backend has.
 
-        It stays the backend's until its row is deleted.
+        The backend keeps it until its row is deleted.
 
         Raises:
-            Conflict: all are taken.
+            Conflict: all user IDs are taken.
         """
         with self._database.write() as session:
             row = _get_row(session, name)
@@ -415,7 +416,7 @@ class Backends:
             return row.user_id
 
     def update(self, name: str, **values: object) -> None:
-        """Write columns of a backend; the state only while the backend is wanted."""
+        """Write columns of a backend. Write the state only while the backend is wanted."""
         with self._database.write() as session:
             if "state" in values:
                 session.execute(_update(name).where(BackendRow.wanted).values(state=values.pop("state")))
@@ -423,7 +424,7 @@ class Backends:
                 session.execute(_update(name).values(**values))
 
     def update_if_unchanged(self, seen: BackendRow, **values: object) -> bool:
-        """Write columns of a backend unless it changed since `seen` was read; return whether they were written."""
+        """Write columns of a backend unless it changed since `seen` was read. Return whether they were written."""
         with self._database.write() as session:
             if self._has_changed(session, seen):
                 return False
@@ -445,7 +446,7 @@ class Backends:
         )
 
     def delete_row(self, name: str) -> None:
-        """Delete the row of a launch that has ended. The row of a backend stays until all others of it are gone."""
+        """Delete the row of an ended launch. The row of a backend stays until all its other rows are gone."""
         with self._database.write() as session:
             row = session.get(BackendRow, name)
             rest = [*replicas.list_others(session, name), *replicas.list_beside(session, name)]
@@ -462,7 +463,7 @@ class Backends:
                 after_commit(session, self.tokens.forget_owners)
 
     def record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
-        """Note a failed start. The reconciler retries a backend that ran before, not one that never ran."""
+        """Note a failed start. The reconciler retries a backend that ran before, but not one that never ran."""
         row = session.get(BackendRow, name)
         if row is not None and row.operation == operation and row.wanted:
             self.note_failed_start(row, error)
@@ -478,7 +479,7 @@ class Backends:
 
 
 def _is_replaceable(row: BackendRow, visible: Visible | None) -> bool:
-    """Return whether a backend stays only to show its error: a new start of the same name replaces it."""
+    """Return whether a backend stays only to show its error. A new start of the same name replaces such a backend."""
     shown = visible is None or any(fnmatchcase(row.venv, name) for name in visible.venvs)
     return shown and row.wanted and row.state == "failed" and not row.declared
 
@@ -492,7 +493,7 @@ def _get_row(session: Session, name: str) -> BackendRow:
 
 
 def get_backend_row(session: Session, name: str) -> BackendRow:
-    """Read the row of a backend, not of a further replica of one."""
+    """Read the row of a backend. A name of a further replica is an error."""
     row = _get_row(session, name)
     if row.replica_of is not None:
         raise NotFound(f'"{name}" is replica {row.replica} of the backend "{row.replica_of}": name the backend')

@@ -1,4 +1,4 @@
-"""Who sends a request, and which scopes its token has (`venvd_contract.access`)."""
+"""The sender of a request, and the scopes of its token (`venvd_contract.access`)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from venvd_contract.access import ADMIN, OPERATOR, USE, VENV
 from venvd_contract.errors import Forbidden
 
 OLDER_ADMIN = "admin (older)"
-"""The name of a token that was the home's before a rotation and has not ended."""
+"""The name of the home's tokens from before a rotation that have not ended."""
 
 
 @dataclass(frozen=True)
 class Visible:
-    """What a caller without the scope `operator` may see: names of venvs, with `*` for any text, and of backends."""
+    """What a caller without the scope `operator` may see: names of venvs and of backends, with `*` for any text."""
 
     venvs: tuple[str, ...]
     backends: tuple[str, ...]
@@ -31,9 +31,9 @@ class Caller:
 
     Attributes:
         name: its name in logs and in the audit log.
-        title: what errors call it, such as `the key "ci"`.
+        title: its name in errors, such as `the key "ci"`.
         scopes: what it may do. `*` in the name of a venv stands for any text.
-        is_valid: whether the token is still accepted: a key is revoked or expires while a stream runs.
+        is_valid: whether the token is still accepted. A key may be revoked or expire while a stream runs.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Caller:
 
     @property
     def is_home(self) -> bool:
-        """Whether the token is one of the controller's home, which never leaves the controller."""
+        """Whether the token is one of the controller's home. Such a token never leaves the controller."""
         return self.name in {ADMIN, OLDER_ADMIN}
 
     @property
@@ -52,7 +52,7 @@ class Caller:
 
     @property
     def visible(self) -> Visible | None:
-        """What it may see; None is everything."""
+        """What the caller may see; None is everything."""
         if self.is_operator:
             return None
         venvs = tuple(scope.removeprefix(VENV) for scope in self.scopes if scope.startswith(VENV))
@@ -60,7 +60,7 @@ class Caller:
         return Visible(venvs, backends)
 
     def has(self, scope: str) -> bool:
-        """Return whether its scopes cover `scope`; `venv:*` is covered by any venv, `use:*` by any backend."""
+        """Return whether its scopes cover `scope`. Any venv covers `venv:*`, and any backend covers `use:*`."""
         if ADMIN in self.scopes:
             return True
         if OPERATOR in self.scopes:
@@ -73,12 +73,12 @@ class Caller:
         """Check that its scopes cover one of `scopes`.
 
         Raises:
-            Forbidden: they do not; says what `what` needs, and what the caller has.
+            Forbidden: they do not; the message says what `what` needs, and what the caller has.
         """
         if not any(self.has(scope) for scope in scopes):
             raise Forbidden(f"{what} needs {' or '.join(scopes)}; {self.title} has {', '.join(self.scopes)}")
 
 
 def match_names(column: InstrumentedAttribute[Any], names: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition that a column has one of these names, in which `*` stands for any text."""
+    """Return the condition that a column has one of these names. `*` in a name stands for any text."""
     return or_(false(), *(column.like(name.replace("*", "%")) for name in names))

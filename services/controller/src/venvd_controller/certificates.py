@@ -1,4 +1,4 @@
-"""Certificates of backends that serve TLS: the controller talks to a server that shows the one that venvd gave it."""
+"""Certificates of backends that serve TLS. The controller trusts only the certificate that venvd gave a server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _EXPLAINED = {
     9: "it shows its certificate, which is not valid yet",
     10: "it shows its certificate, which has expired: renew it",
 }
-"""By OpenSSL's codes of verification."""
+"""What to say about a failure, by OpenSSL's code of verification."""
 
 
 def read_given(path: str) -> str:
-    """Read the certificate that a server is given, for the record of its launch.
+    """Read the certificate that a server gets, for the record of its launch.
 
     Args:
         path: the file of `tlsCert`.
@@ -42,17 +42,17 @@ def read_given(path: str) -> str:
 def create_context(record: LaunchRecord) -> ssl.SSLContext:
     """Create the TLS context for the server of a launch.
 
-    It accepts the certificates of `find_trusted`. Names are not compared: they are those for clients, and the
-    controller reaches the server by another.
+    It accepts the certificates of `find_trusted`. It does not compare names: those in the certificate are for clients,
+    and the controller uses another name.
     """
     return _create_context(find_trusted(record))
 
 
 def create_showing_context(record: LaunchRecord, cert: Path, key: Path) -> ssl.SSLContext:
-    """Create the same with a certificate that the controller shows, where the server asks for one.
+    """Create the TLS context of `create_context`, with a certificate for a server that asks the controller for one.
 
     Raises:
-        Unavailable: its files cannot be used.
+        Unavailable: the files of that certificate cannot be used.
     """
     context = _create_context.__wrapped__(find_trusted(record))
     try:
@@ -72,12 +72,12 @@ _LATEST: dict[str, tuple[str, ...]] = {}
 def find_trusted(record: LaunchRecord) -> str:
     """Find the certificates that the server of a launch may show, PEM, the newest first.
 
-    These are what its file holds, what it held before, since a server takes a renewed file later than the controller
-    sees it, and what it held when the server was started.
+    These are the certificate in its file, the one before, and the one at the start of the server. The one before still
+    counts because a server takes a renewed file later than the controller sees it.
     """
     known: tuple[str, ...] = ()
     if record.certificate_file is not None:
-        with contextlib.suppress(OSError, ValueError):  # the server keeps what it has
+        with contextlib.suppress(OSError, ValueError):  # the server keeps its certificate
             known = _remember(record.certificate_file, _read(record.certificate_file))
     return "\n".join(dict.fromkeys((*known, *([record.certificate] if record.certificate else []))))
 
@@ -93,14 +93,14 @@ def _remember(path: str, current: str) -> tuple[str, ...]:
 def _create_context(trusted: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a server's own certificate is trusted, and no authority
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust the server's own certificate, and no authority
     if trusted:
         context.load_verify_locations(cadata=trusted)
     return context
 
 
 def describe_failure(record: LaunchRecord, error: ssl.SSLError) -> str:
-    """Describe why a server failed to show its certificate, and which one was expected."""
+    """Describe why a server failed to show its certificate, and which one the controller expected."""
     if not isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS with it failed: {error.reason or error}"
     if error.verify_code in _EXPLAINED:
@@ -115,11 +115,11 @@ def describe_failure(record: LaunchRecord, error: ssl.SSLError) -> str:
 
 
 def _read(path: str) -> str:
-    """Read the first certificate of a file, which is the server's own.
+    """Read the first certificate of a file, the server's own.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no certificate.
+        ValueError: the file contains no certificate.
     """
     text = Path(path).read_text("ascii", errors="replace")
     begin, end = text.find(_BEGIN), text.find(_END)

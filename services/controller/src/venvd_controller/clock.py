@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 
 def now() -> str:
-    """Return the time in RFC 3339, UTC, with milliseconds."""
+    """Return the present time in RFC 3339, UTC, with milliseconds."""
     return format_time(datetime.now(UTC))
 
 
@@ -16,10 +16,10 @@ def format_time(moment: datetime) -> str:
 
 
 def add_seconds(start: str, seconds: float) -> str:
-    """Return the time so many seconds after such a time."""
+    """Return the time that is `seconds` after `start`."""
     return format_time(datetime.fromisoformat(start) + timedelta(seconds=seconds))
 
 
 def count_seconds(start: str, end: str) -> float:
-    """Return the seconds between two such times."""
+    """Return the seconds between two times."""
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

@@ -73,7 +73,7 @@ class Controller:
     registry: CollectorRegistry
 
     def start(self) -> None:
-        """Clean up after a controller that was killed, then resume its work."""
+        """Clean up after a killed controller, then resume its work."""
         try:
             self.engine.sweep()
         except VenvdError as error:
@@ -86,7 +86,7 @@ class Controller:
         self.key_files.start()
 
     def close_followers(self) -> None:
-        """End the streams of operations and logs, which would delay the end of the server."""
+        """End the streams of operations and logs: they would delay the end of the server."""
         self.operations.close_followers()
         self.logs.close()
 
@@ -121,7 +121,7 @@ class Controller:
 
 
 def create_controller(settings: Settings, home: Home, create_engine: CreateEngine) -> Controller:
-    """Create a controller that is not started yet.
+    """Create a controller, but do not start it.
 
     Raises:
         VenvdError: the run directory, the database, the engine or the manifest cannot be used.

@@ -1,7 +1,7 @@
 """The controller's Unix socket, by which servers without a network reach their controller.
 
-It serves what the port serves, with the same guard. The engine mounts its directory into server containers, never
-where user code runs.
+It serves what the port serves, with the same guard. The engine mounts its directory into containers of servers, but
+never where user code runs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _log = logging.getLogger("venvd.controller")
 
 _RETRY_SECONDS = 1.0
 _MODE = 0o666
-"""As open to this machine's users as the port on loopback: the guard asks everyone for a token."""
+"""As open to this machine's users as the port on loopback: the guard always asks for a token."""
 
 
 class ControllerSocket:
     """Serves the socket as soon as its directory can be used.
 
-    The run directory may belong to root, and then the engine makes the directory when it starts the first backend.
+    The run directory may belong to root. Then the engine makes the directory when it starts the first backend.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,8 +56,8 @@ class ControllerSocket:
     def _listen(self) -> socket.socket:
         with contextlib.suppress(PermissionError):
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._path.parent.chmod(0o755)  # whatever the umask: servers are other users
-        # through the descriptor of the directory: the address of a socket has room for 107 bytes
+            self._path.parent.chmod(0o755)  # despite the umask, since servers are other users
+        # use the descriptor of the directory: the address of a socket has room for only 107 bytes
         directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return listen_unix(Path(f"/proc/self/fd/{directory}/{self._path.name}"), _MODE)
@@ -65,7 +65,7 @@ class ControllerSocket:
             os.close(directory)
 
     def _link(self) -> None:
-        """Let `controller.sock` in the run directory name the socket, unless another controller's does."""
+        """Link `controller.sock` in the run directory to the socket, unless it is another controller's."""
         link = self._path.parent.parent / self._path.name
         with contextlib.suppress(OSError):
             if link.is_symlink() and not link.exists():

@@ -16,11 +16,11 @@ from venvd_engines.engine import Engine
 log = logging.getLogger("venvd.controller")
 
 CreateEngine = Callable[[str], tuple[Engine, str]]
-"""Creates the engine of a name (`auto` included), and says why it is this one."""
+"""Creates the engine of a name, which may be `auto`, and says why it chose this one."""
 
 
 def choose_engine(name: str, database: Database, home_id: str, create_engine: CreateEngine) -> tuple[Engine, str]:
-    """Create the engine of a home, and say why it is this one. With `auto` a home keeps the engine that it has.
+    """Create the engine of a home, and say why it is this one. With `auto`, a home keeps its engine.
 
     Raises:
         Conflict: the database belongs to another home.

@@ -1,7 +1,7 @@
-"""Passes calls of HTTP backends on to them, for clients that reach the controller only, such as its web page.
+"""Passes calls on to HTTP backends, for clients that reach only the controller, such as its web page.
 
-A call keeps the token of its caller, so that the backend admits and names it as if it had come directly. The token of
-the controller's home never leaves: its owner calls with the token of the backend, as the SDK does.
+A call keeps the token of its caller, so the backend admits and names it as if it had come directly. The token of the
+controller's home never leaves the controller: its owner calls with the token of the backend, as the SDK does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from venvd_http.connection import TRANSPORT
 from venvd_http.tls import NEEDS_CERTIFICATE
 
 MOST_OF_ONE = 16
-"""Calls of one caller that are passed on at a time."""
+"""How many calls of one caller may pass through at a time."""
 MOST = 256
 _CONNECT_SECONDS = 5.0
 _CALL_HEADERS = (
@@ -43,7 +43,7 @@ _CALL_HEADERS = (
     b"x-venvd-timeout",
     b"x-venvd-values",
 )
-"""Headers that are passed on. The controller itself checks `Origin`, and needs no cookies."""
+"""The headers that the controller passes on. The controller itself checks `Origin`, and needs no cookies."""
 _ANSWER_HEADERS = frozenset({b"content-type", b"cache-control", b"retry-after", b"x-accel-buffering"})
 _UNAUTHENTICATED, _FORBIDDEN = 401, 403
 
@@ -53,10 +53,10 @@ class Target:
     """Where a call goes.
 
     Attributes:
-        record: of the launch of the backend.
-        context: takes the certificate that its server was given.
-        shows_certificate: whether the controller has one to show.
-        token: that the backend gets in place of the caller's; None passes the caller's on.
+        record: the record of the backend's launch.
+        context: the TLS context, which accepts the certificate that the server was given.
+        shows_certificate: whether the controller has a certificate to show.
+        token: the token that the backend gets in place of the caller's; None passes the caller's on.
         has_token: whether the backend asks for a token at all.
     """
 
@@ -71,8 +71,8 @@ class Forwarder:
     """Passes calls on, and counts those that run.
 
     Args:
-        backends: where calls go.
-        client_files: certificate and key that the controller shows to backends which ask for one.
+        backends: the backends to which calls go.
+        client_files: certificate and key that the controller shows to backends that ask for a certificate.
     """
 
     def __init__(self, backends: Backends, client_files: tuple[Path, Path] | None = None) -> None:
@@ -85,7 +85,7 @@ class Forwarder:
         """Count a call of `caller` until the end of the block.
 
         Raises:
-            Busy: too many run.
+            Busy: too many calls run.
         """
         if self._running[caller.name] >= MOST_OF_ONE:
             raise Busy(f"{MOST_OF_ONE} calls of {caller.title} pass through the controller: wait for one to end")
@@ -100,11 +100,11 @@ class Forwarder:
                 del self._running[caller.name]
 
     def find_target(self, caller: Caller | None, name: str) -> Target:
-        """Find where the calls of a backend go; without a caller, the controller calls on its own behalf.
+        """Find where the calls of a backend go. Without a caller, the controller calls on its own behalf.
 
         Raises:
             NotFound: there is no such backend.
-            Unimplemented: it is no HTTP backend.
+            Unimplemented: it is not an HTTP backend.
             Conflict: it does not run.
         """
         row = self._backends.get_row(name)
@@ -127,11 +127,11 @@ class ForwardedCall(Response):
     """Answers a request with the answer of a backend.
 
     Args:
-        forwarder: passes it on.
+        forwarder: passes the request on.
         caller: the sender of the request.
         name: the backend.
-        path: the path there.
-        body: of the request.
+        path: the path at the backend.
+        body: the body of the request.
     """
 
     def __init__(self, forwarder: Forwarder, caller: Caller, name: str, path: str, body: bytes) -> None:
@@ -144,7 +144,7 @@ class ForwardedCall(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on until it ends or its client leaves; the backend then cancels it.
+        """Pass the call on until it ends or its client leaves. If the client leaves, the backend cancels the call.
 
         Raises:
             VenvdError: the backend did not answer.
@@ -171,7 +171,7 @@ class ForwardedCall(Response):
         timeout = httpx2.Timeout(None, connect=_CONNECT_SECONDS)
         try:
             async with (
-                # a connection for each call: a backend ends the connections of a key that is revoked
+                # one connection for each call: a backend ends the connections of a revoked key
                 httpx2.AsyncClient(trust_env=False, timeout=timeout, verify=target.context) as client,
                 client.stream(
                     scope["method"], target.record.probe_url + self._path, headers=headers, content=self._body
@@ -186,7 +186,7 @@ class ForwardedCall(Response):
             if self._started:
                 _break_off(scope)
                 return
-            # a server that does not accept a certificate ends the connection after the handshake, without an answer
+            # a server that refuses a certificate ends the connection after the handshake, without an answer
             hint = (
                 "; if it asks for certificates (tlsClientCa), is the one in VENVD_CLIENT_CERT of the controller signed "
                 "by an authority there?"
@@ -197,7 +197,7 @@ class ForwardedCall(Response):
             ) from None
 
     async def _answer(self, answer: httpx2.Response, send: Send) -> None:
-        if answer.status_code == _UNAUTHENTICATED:  # else the client would take its token for a wrong one
+        if answer.status_code == _UNAUTHENTICATED:  # otherwise the client would think that its token is wrong
             raise Forbidden(f'the backend "{self._name}" does not accept {self._caller.title}')
         if answer.status_code == _FORBIDDEN:
             await self._check_certificate(answer)
@@ -209,7 +209,7 @@ class ForwardedCall(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _check_certificate(self, answer: httpx2.Response) -> None:
-        """Raise an error that helps here, if the server refused a call for want of a certificate."""
+        """If the server refused a call that lacks a certificate, raise an error that says how to mend it."""
         if NEEDS_CERTIFICATE.encode() in await answer.aread():
             raise Forbidden(
                 f'the backend "{self._name}" asks for a certificate of its clients (tlsClientCa), and the controller '
@@ -219,7 +219,7 @@ class ForwardedCall(Response):
 
 
 async def _read_raw(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    """Read the body, which is one piece if it has been read already."""
+    """Yield the pieces of the body. It is one piece if it was read already."""
     if answer.is_stream_consumed:
         yield answer.content
         return
@@ -228,14 +228,14 @@ async def _read_raw(answer: httpx2.Response) -> AsyncIterator[bytes]:
 
 
 def _find_tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Find the error of TLS behind one of the HTTP client."""
+    """Find the TLS error behind an error of the HTTP client."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _break_off(scope: Scope) -> None:
-    """End the connection of a request whose answer is not whole, so that the client notices."""
+    """End the connection of a request whose answer is not complete, so that the client notices."""
     transport = (scope.get("extensions") or {}).get(TRANSPORT)
     if transport is not None:
         transport.abort()

@@ -1,7 +1,7 @@
 """Which fields of venvs and backends a key with the scope `venv:NAME` may set. docs/access.md says why.
 
-A field that is not listed here needs `operator`: what is new is guarded until it is known to be harmless. Clients send
-every field, so a guarded field of a venv at its default keeps the value that an operator gave it.
+A field that is not listed here needs `operator`: a new field is guarded until it is known to be harmless. Clients send
+every field. So if a guarded field of a venv has its default, it keeps the value that an operator gave it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _FREE_IN_VENV = frozenset(
     {"python", "requirements", "aptPackages", "preload", "env", "labels"}
     | {"constraints", "lock", "pyproject", "requiresPython", "extras", "groups", "checks", "dotnet"}
 )
-"""Fields that change what runs inside the walls around builds and user code, and not the walls."""
+"""Fields that change what runs inside the walls around builds and user code, but not the walls."""
 _FREE_IN_BACKEND = frozenset({"type", "venv", "name", "socketDir", "env", "timeout", "handleLease", "update", "ttl"})
 _ADMIN_ONLY = frozenset({"manages"})
 _FIRST_FREE_PORT = 1024
 _CLOSED = (None, False, "loopback")
-"""Values of `network` with which user code reaches nothing outside."""
+"""The values of `network` with which user code reaches nothing outside."""
 
 
 def guard_venv(caller: Caller, spec: VenvSpec, stored: VenvSpec | None) -> VenvSpec:
-    """Return the specification that a caller may write, where `stored` is the one before.
+    """Return the specification that a caller may write; `stored` is the present one.
 
     Raises:
-        Forbidden: it changes a guarded field.
+        Forbidden: the specification changes a guarded field.
     """
     if caller.is_operator:
         return spec
@@ -46,7 +46,9 @@ def guard_venv(caller: Caller, spec: VenvSpec, stored: VenvSpec | None) -> VenvS
 
 
 def guard_backend(caller: Caller, spec: BackendSpec, venv: VenvSpec | None, settings: Settings) -> BackendSpec:
-    """Return the specification that a caller may start. The network of its backend is that of the venv at each start.
+    """Return the specification that a caller may start.
+
+    Unless the caller is an operator, a network that is not closed becomes that of the venv at each start.
 
     Raises:
         Forbidden: a guarded field has a value that only an operator or admin may give it.

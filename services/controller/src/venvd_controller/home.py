@@ -34,12 +34,12 @@ class Home:
     """The directory of one controller's state.
 
     Args:
-        path: made where it is absent.
-        token: the admin's; null is that of the home.
-        identity: a directory with the files `id`, `secret`, `token` and `metrics-token`, which the home then has not.
+        path: the directory; made if it is absent.
+        token: the admin's token; null is that of the home.
+        identity: a directory with the files `id`, `secret`, `token` and `metrics-token`; the home then lacks these.
 
     Raises:
-        Conflict: another controller runs on it, or a restore into it did not end.
+        Conflict: another controller runs on the home, or a restore into it did not end.
         InvalidRequest: `identity` lacks a file.
         Unavailable: the directory cannot be written.
     """
@@ -98,16 +98,16 @@ class Home:
         return text
 
     def announce(self, url: str) -> None:
-        """Write URL and token for the clients of this home."""
+        """Write the URL and the token for the clients of this home."""
         write_file(self.path / "token", self.token, 0o600)
         write_file(self.path / "url", url, 0o644)
 
     def rotate_token(self, overlap: float) -> str:
-        """Give the home a new token; those before it end after `overlap` seconds. Return when.
+        """Give the home a new token. Earlier ones end after `overlap` seconds. Return the time of that end.
 
         Raises:
             InvalidRequest: `overlap` is out of bounds.
-            Conflict: the token is not the home's own.
+            Conflict: the token does not come from the home.
         """
         if not 0 <= overlap <= LONGEST_OVERLAP:
             raise InvalidRequest(f"overlap: takes 0 to {LONGEST_OVERLAP} seconds, not {overlap:g}")
@@ -124,11 +124,11 @@ class Home:
         return end
 
     def find_older_token(self, digest: str) -> OlderToken | None:
-        """Find a token before the present one by its SHA-256, whether it has ended or not."""
+        """Find an earlier token by its SHA-256, whether it has ended or not."""
         return next((each for each in self._older if hmac.compare_digest(each.sha256, digest)), None)
 
     def accepts(self, digest: str) -> bool:
-        """Return whether the token with this SHA-256 is the home's, or one before it that has not ended."""
+        """Return whether the token with this SHA-256 is the home's, or an earlier one that has not ended."""
         older = self.find_older_token(digest)
         return hmac.compare_digest(digest, sha256(self.token)) or (older is not None and not older.expired)
 
@@ -146,7 +146,7 @@ class Home:
             raise InvalidRequest(f"VENVD_METRICS_TOKEN_FILE: cannot write {path}: {error.strerror}") from None
 
     def withdraw(self) -> None:
-        """Remove the URL: the controller stops, and clients should not look for it."""
+        """Remove the URL, since the controller stops and clients should not look for it."""
         (self.path / "url").unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -154,20 +154,20 @@ class Home:
         self._lock.close()
 
     def derive_key(self, purpose: str) -> bytes:
-        """Derive a key of 256 bits from the home's secret; it is stored nowhere."""
+        """Derive a key of 256 bits from the home's secret. It is not stored."""
         return HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(self._secret.encode())
 
     def derive_token(self, purpose: str, nonce: str) -> str:
-        """Derive a token from the home's secret and a backend's nonce; it is stored nowhere."""
+        """Derive a token from the home's secret and a backend's nonce. It is not stored."""
         digest = hmac.new(self._secret.encode(), f"{purpose}:{nonce}".encode(), hashlib.sha256).hexdigest()
         return f"vd_{digest[:48]}"
 
 
 def lock_home(path: Path) -> IO[str]:
-    """Take the lock of a home; closing the file releases it.
+    """Take the lock of a home. Closing the file releases the lock.
 
     Raises:
-        Conflict: a controller runs on it.
+        Conflict: a controller runs on the home.
     """
     file = (path / "lock").open("a")
     try:

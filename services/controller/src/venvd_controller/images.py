@@ -1,4 +1,4 @@
-"""Images that were built. An image is removed a while after the last venv or backend that used it."""
+"""Built images. An image is removed a while after the last venv or backend that used it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Images:
     """Decides when images may be removed.
 
     Args:
-        keep: seconds that an image stays after its last use; a change to a venv is often taken back.
+        keep: seconds that an image stays after its last use, since changes to venvs are often taken back.
     """
 
     def __init__(self, database: Database, engine: Engine, operations: Operations, keep: float) -> None:
@@ -59,12 +59,12 @@ class Images:
         self.remove_expired()
 
     def is_idle(self) -> bool:
-        """Return whether no build or start is under way: the images of those are not in the database yet."""
+        """Return whether no build or start is under way. The images of these are not in the database yet."""
         return not self._holders and not self._operations.list_active_targets()
 
     @contextmanager
     def lock_used_keys(self) -> Iterator[set[str]]:
-        """Give the keys in use; no build or start adds one until the end of the block.
+        """Yield the keys in use. No build or start adds one until the end of the block.
 
         Raises:
             Conflict: a build or start is under way.
@@ -77,7 +77,7 @@ class Images:
             yield used
 
     def remove_expired(self) -> None:
-        """Remove the images whose time after their last use is over."""
+        """Remove the images that were unused for too long."""
         if self._operations.list_active_targets():
             return  # the images of operations are not in the database yet
         for key in self._list_expired():

@@ -1,7 +1,7 @@
-"""Keeps the files of each backend's server up to date: a revoked key ends there within a few seconds.
+"""Keeps the files of each backend's server up to date, so a revoked key ends there within a few seconds.
 
-One file has the keys, another one the secrets. The rest are files of the host, such as certificates, for servers that
-do not see them.
+One file contains the keys, another one the secrets. The rest are files of the host, such as certificates, for servers
+that do not see the host.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from venvd_engines.engine import Engine, LaunchRecord
 log = logging.getLogger("venvd.controller")
 
 _LOOK_SECONDS = 3.0
-"""Seconds between two searches for backends with outdated files; a change is written at once."""
+"""Seconds between two searches for backends with outdated files. A change is written at once."""
 _REPAIR_SECONDS = 30.0
 """Seconds after which a file is written again in any case."""
 
 
 class KeyFiles:
-    """One thread, apart from the reconcile loop, which may wait for the engine."""
+    """Runs in its own thread, because the reconcile loop may have to wait for the engine."""
 
     def __init__(self, engine: Engine, keys: Keys, secrets: SecretStore, backends: Backends) -> None:
         self._keys = keys
@@ -37,7 +37,7 @@ class KeyFiles:
         self._engine = engine
         self._writers = {"keys": engine.write_keys, "secrets": engine.write_secrets}
         self._files: dict[tuple[str, str], tuple[bytes, float]] = {}
-        """By launch and kind: what was last written, and when it is written again."""
+        """The content that was last written and the time to write it again, by launch and kind."""
         self._failures: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -95,7 +95,7 @@ class KeyFiles:
 
     @contextmanager
     def _log_failure(self, launch: str, kind: str, row: BackendRow) -> Iterator[None]:
-        """Log a new failure of this launch alone: the others get their files."""
+        """Log a new failure, and go on: the other launches get their files."""
         try:
             yield
         except (VenvdError, OSError) as error:

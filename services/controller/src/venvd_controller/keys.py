@@ -1,4 +1,4 @@
-"""Access keys: created once, known by their digests, and refused as soon as they are revoked or expire."""
+"""Access keys. The controller stores only their digests, and refuses a key once it is revoked or has expired."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from venvd_http.auth import WrongToken, sha256
 _MAX_KEYS = 1000
 _MAX_SCOPES = 100
 _USE_SECONDS = 60.0
-"""The time of the last use of a key is written at most this often."""
+"""Seconds between two writes of the times at which keys were last used."""
 _LOAD_SECONDS = 60.0
-"""The keys are read again this often, in case the reading after the last change failed."""
+"""Seconds after which the keys are read again, in case the reading after the last change failed."""
 _RESERVED = (ADMIN, METRICS)
-"""Names of the tokens of the home in logs and in the audit log."""
+"""The names of the tokens of the home in logs and in the audit log."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Keys:
         self._backends = backends
         self._keys: dict[str, KnownKey] = {}
         self._lock = threading.Lock()
-        """Held while `_keys` is read from the database: an older reading never replaces a newer one."""
+        """Locked while `_keys` is read from the database, so an older reading never replaces a newer one."""
         self._next_load = 0.0
         self._used_at: dict[str, str] = {}
         self._next_write = 0.0
@@ -77,16 +77,15 @@ class Keys:
             self._next_load = time.monotonic() + _LOAD_SECONDS
 
     def _forget(self, digest: str) -> None:
-        """Drop one key from memory, which takes no database."""
+        """Drop a key from memory. This does not need the database."""
         with self._lock:
             self._keys = {other: key for other, key in self._keys.items() if other != digest}
 
     def render_file(self, row: BackendRow) -> bytes:
-        """Return the key file of a backend's server: its own tokens, and each key that may call it or read its metrics.
+        """Return the key file of a backend's server.
 
-        It also has the table of the backend's replicas.
-
-        Own tokens that have ended are there as well, so that the server can say so.
+        It contains the backend's own tokens, each key that may call the backend or read its metrics, and the table of
+        its replicas. Own tokens that have ended are there too, so that the server can say that they ended.
         """
         backend, entries = row.replica_of or row.name, []
         for key in sorted(self._keys.values(), key=lambda key: key.name):
@@ -108,7 +107,7 @@ class Keys:
             return [self._to_resource(row) for row in session.scalars(query)]
 
     def create(self, name: str, scopes: Sequence[str], expires_at: str | None) -> Key:
-        """Create a key; only the returned resource has its token.
+        """Create a key. Only the returned resource has its token.
 
         Raises:
             InvalidRequest: a field is wrong.
@@ -139,7 +138,7 @@ class Keys:
         return resource
 
     def revoke(self, name: str) -> None:
-        """Delete a key: the controller refuses it from now on.
+        """Delete a key. The controller refuses it from now on.
 
         Raises:
             NotFound: there is no such key.
@@ -158,10 +157,10 @@ class Keys:
     # ---- requests ----
 
     def identify(self, token: str) -> Caller:
-        """Return whose token this is. Only what may be the token of a backend may take a look into the database.
+        """Return the owner of a token. This reads the database only for what may be the token of a backend.
 
         Raises:
-            Unauthenticated: the token is unknown, or a key that has expired.
+            Unauthenticated: the token is unknown, or has ended.
         """
         digest = sha256(token)
         if hmac.compare_digest(digest, sha256(self._home.token)):
@@ -207,12 +206,12 @@ class Keys:
             self._load()
 
     def write_uses(self) -> None:
-        """Write when the keys were last used, at most once a minute."""
+        """Write to the database when the keys were last used, at most once a minute."""
         if self._used_at and time.monotonic() >= self._next_write:
             self.flush()
 
     def flush(self) -> None:
-        """Write when the keys were last used."""
+        """Write to the database when the keys were last used."""
         self._next_write = time.monotonic() + _USE_SECONDS
         uses, self._used_at = self._used_at, {}
         with self._database.write() as session:
@@ -246,5 +245,5 @@ def _parse_expiry(text: str) -> str:
 
 
 def _name_token(backend: str, end: str | None) -> str:
-    """Return what logs and the audit log call a token of a backend: those before a rotation have an end."""
+    """Return the name of a backend's token for logs and the audit log. Only tokens before a rotation have an end."""
     return f"backend:{backend}" if end is None else f"backend:{backend} (older)"

@@ -1,4 +1,4 @@
-"""The engine's list of launches, as each turn of the reconcile loop needs it."""
+"""The engine's list of launches for each turn of the reconcile loop."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from venvd_engines.engine import Engine, Owned
 log = logging.getLogger("venvd.controller")
 
 _PAUSE_SECONDS = 1.0
-"""Before the engine is asked again to report changes."""
+"""Seconds before the engine is asked again to report changes."""
 _MAX_AGE_SECONDS = 60.0
 
 
 class LaunchList:
-    """Reads the list of launches from an engine only where it may have changed.
+    """Reads the list of launches from an engine only if it may have changed.
 
-    A thread listens to the engine. While the engine reports no end of a part, and each backend of the database runs in
-    the last list, that list is used again.
+    A thread listens to the engine. The last list is used again while the engine reports no end of a part and each
+    backend of the database runs in that list.
 
     Args:
         on_change: called after each event.
@@ -41,7 +41,7 @@ class LaunchList:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread at its next event; a thread that waits for one ends with the process."""
+        """End the thread at its next event. A thread that waits for one ends with the process."""
         self._stopping.set()
 
     def read(self, known: Collection[str], started: Collection[str]) -> Mapping[str, Owned]:
@@ -49,10 +49,10 @@ class LaunchList:
 
         Args:
             known: the launches of the database.
-            started: those of them that the engine has started.
+            started: those of the known launches that the engine has started.
         """
         if not self._is_current(known, started):
-            self._changed.clear()  # before the list, so that an event in between counts
+            self._changed.clear()  # clear it before reading the list, so that an event in between counts
             try:
                 self._launches = {owned.launch_id: owned for owned in self._engine.list_owned()}
             except BaseException:

@@ -28,7 +28,7 @@ _PORTS = {
     "pipe": (),
 }
 _BEHIND = 10_000
-"""Added to the usual ports of replicas behind a router, which has the usual ones."""
+"""Added to the usual ports for replicas behind a router. The router has the usual ones."""
 
 
 def plan_launch(
@@ -47,8 +47,9 @@ def plan_launch(
 ) -> Launch:
     """Plan a new launch of a backend.
 
-    `keys` and `secrets_file` are the first content of the server's files, `manages_key` is its key for venvs, `user_id`
-    the user of the worker host. `routed` says that the backend has a router, which has its address and its port.
+    `keys` and `secrets_file` are the first content of the server's files, `manages_key` is its key for venvs, and
+    `user_id` is the user of the worker host. `routed` says that the backend has a router, which has the backend's
+    address and port.
     """
     spec = read_spec(row)
     behind = routed and not row.is_router
@@ -96,21 +97,21 @@ def plan_launch(
 
 
 def _choose_address_name(row: BackendRow, *, routed: bool) -> str:
-    """Choose the name of the address: the router has that of the backend, and a replica behind it one of its own."""
+    """Choose the name of the address: the router has the backend's, and a replica behind it has another one."""
     if row.is_router:
         return row.replica_of or row.name
     return name_replica(row.place, 0) if routed and row.replica == 0 else row.place
 
 
 def _choose_network(venv: VenvSpec, spec: BackendSpec) -> bool | Literal["loopback"] | list[str]:
-    """Choose what user code may reach; an empty list is nothing."""
+    """Choose what user code may reach. An empty list means nothing."""
     return (venv.network if spec.network is None else spec.network) or False
 
 
 def create_server_env(
     row: BackendRow, venv: VenvSpec, backends: Backends, settings: Settings, engine_name: str
 ) -> dict[str, str]:
-    """Create the settings of a backend's server, without those that the engine adds and those that name files."""
+    """Create the settings of a backend's server, without those that the engine adds or that name files."""
     spec = read_spec(row)
     chosen, _ = merge_server_settings(venv.server, spec.server, spec.type)
     limits = {**json.loads(settings.session_limits), **json.loads(chosen.get("VENVD_SESSION_LIMITS", "{}"))}
@@ -153,13 +154,13 @@ def create_server_env(
 
 
 def _find_ceiling(ceilings: list[dict[str, int | None]]) -> dict[str, int]:
-    """Return the lowest value that one of the ceilings has for each limit: a venv cannot raise the operator's."""
+    """Return the lowest value of each limit in any of the ceilings: a venv cannot raise the operator's."""
     given = [(name, value) for each in ceilings for name, value in each.items() if value is not None]
     return {name: min(value for other, value in given if other == name) for name, _ in given}
 
 
 def read_ports(record: LaunchRecord) -> dict[str, int]:
-    """Read the ports of a launch; the next launch takes them again."""
+    """Read the ports of a launch. The next launch takes them again."""
     ports = {"main": urlsplit(record.url).port, "http": urlsplit(record.http_url or record.probe_url).port}
     return {name: port for name, port in ports.items() if port is not None}
 
@@ -192,17 +193,17 @@ def check_socket_dir(spec: BackendSpec, run_dir: Path) -> None:
 
 
 def find_certificate(venv: VenvSpec, spec: BackendSpec, *, routed: bool) -> str | None:
-    """Find the file with the certificate that a server shows to probes or to its router; None where it shows none."""
+    """Find the file of the certificate that a server shows to probes or to its router. Return None if it shows none."""
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     return server_files.get("VENVD_TLS_CERT") if spec.type == "http" or routed else None
 
 
 def check_host_paths(venv: VenvSpec, spec: BackendSpec, host_paths: HostPaths) -> None:
-    """Check the paths of the host that a launch uses, since what they name may have changed.
+    """Check the paths of the host that a launch uses, since their targets may have changed.
 
     Raises:
         Forbidden: a path leads elsewhere now, or is not allowed any more.
-        InvalidRequest: it is gone.
+        InvalidRequest: a path is gone.
     """
     _, server_files = merge_server_settings(venv.server, spec.server, spec.type)
     named = {"path": venv.path, "assemblies": venv.assemblies, **server_files}

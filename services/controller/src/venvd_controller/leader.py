@@ -1,9 +1,9 @@
-"""Leadership: of several controllers on one state, the one that holds a Lease of Kubernetes runs.
+"""Leadership: of several controllers on one state, the holder of a Kubernetes Lease runs.
 
 `split` makes two processes of the program. The first renews the Lease and does nothing else. The second is the
-controller: it waits until it leads, and the kernel ends it if the renewals stop. So it ends before another controller
-may begin, also where it hangs or was frozen, and a busy controller delays no renewal. The first process gives the Lease
-up when the second has ended, whatever ended it.
+controller. It waits until it leads, and the kernel ends it if the renewals stop. So it ends before another controller
+may begin, even if it hangs or was frozen, and a busy controller delays no renewal. The first process gives the Lease up
+when the second has ended for any reason.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ log = logging.getLogger("venvd.leader")
 _FIRST_REASON = "no controller leads yet"
 _BEGINS = "this controller begins to lead"
 _FOLLOWER_OK = b"follower=ok"
-"""The query with which `/readyz` also succeeds for a controller that waits for another one's end."""
+"""With this query, `/readyz` also succeeds if the controller waits for the end of another one."""
 _AT_ONCE = 0.001
 _RETRY_SECONDS = 1.0
 _BY_SIGNAL = 128
 
 
 class Lead:
-    """The lead of this controller's process.
+    """The lead of this process, the controller.
 
     Attributes:
-        reason: why it does not serve.
-        waits: whether it waits for the end of a controller that leads.
+        reason: why the controller does not serve.
+        waits: whether the controller waits for the end of another one that leads.
     """
 
     def __init__(self, messages: socket.socket) -> None:
@@ -65,7 +65,7 @@ class Lead:
             until, reason, self.waits = json.loads(line)
             self.reason = _BEGINS if until is not None else reason
             if until is not None:
-                # The kernel ends this process then, unless a further message comes before.
+                # The kernel ends this process at that time, unless another message comes before.
                 signal.setitimer(signal.ITIMER_REAL, max(_AT_ONCE, until - time.monotonic()))
                 self._leads.set()
         log.critical("the process that renews the Lease is gone")
@@ -74,9 +74,9 @@ class Lead:
     def wait(
         self, settings: Settings, listener: socket.socket, tls: Tls | None, create: Callable[[], Controller]
     ) -> Controller | None:
-        """Answer requests with the reason until this process leads and has called `create`; return what that returned.
+        """Answer requests with the reason until this process leads and has called `create`. Return the controller.
 
-        Returns None if a signal ended it before.
+        Returns None if a signal ended the wait before.
         """
         server = create_server(
             _Follower(self), create_edge(settings), stall_timeout=settings.stall_timeout, tls=tls, probes=OPEN,
@@ -97,12 +97,12 @@ class Lead:
         return created.result() if created.done() else None
 
     def announce(self) -> None:
-        """Tell the first process that the controller serves; the Service may lead to it."""
+        """Tell the first process that the controller serves, so the Service may lead to it."""
         self._messages.send(b"\n")
 
 
 class _Follower:
-    """ASGI application of a controller that does not lead: it answers probes and refuses all other requests."""
+    """ASGI application of a controller that does not lead: answers probes, and refuses all other requests."""
 
     def __init__(self, lead: Lead) -> None:
         self._lead = lead
@@ -119,12 +119,12 @@ class _Follower:
 
 
 def split(settings: Settings, lease: str, home_id: str) -> Lead:
-    """Return in a process of its own, which waits for the lead; the first process ends when that one has ended.
+    """Return in a second process, which waits for the lead. The first process ends when the second has ended.
 
     Raises:
         InvalidRequest: the URL of the database is wrong, or its driver is not installed.
     """
-    connect(settings.get_database_url()).dispose()  # loads the driver, and opens no connection
+    connect(settings.get_database_url()).dispose()  # this loads the driver, and opens no connection
     holder_end, controller_end = socket.socketpair()
     controller = os.fork()
     if controller == 0:
@@ -149,7 +149,7 @@ class _LeaseHolder:
         self._stopping = False
 
     def run(self) -> int:
-        """Renew the Lease until the controller ends; return the status of this process."""
+        """Renew the Lease until the controller ends. Return the exit status for this process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         try:
@@ -158,7 +158,7 @@ class _LeaseHolder:
         except BaseException:
             self._kill(signal.SIGKILL)
             raise
-        controller, self._controller = self._controller, None  # its number may soon be another process's
+        controller, self._controller = self._controller, None  # its ID may soon be another process's
         assert controller is not None
         status = os.waitstatus_to_exitcode(os.waitpid(controller, 0)[1])
         self._release()
@@ -169,7 +169,7 @@ class _LeaseHolder:
         return status if status >= 0 else _BY_SIGNAL - status
 
     def _has_ended(self, seconds: float) -> bool:
-        """Wait for a message of the controller; return whether the controller has ended."""
+        """Wait for a message of the controller. Return whether the controller has ended."""
         if not select.select([self._messages], [], [], seconds)[0]:
             return False
         try:
@@ -187,7 +187,7 @@ class _LeaseHolder:
             os.kill(self._controller, number)
 
     def _take_turn(self) -> float:
-        """Take or renew the Lease and tell the controller; return the seconds until the next turn."""
+        """Take or renew the Lease, and tell the controller. Return the seconds until the next turn."""
         led = self._standing.until is not None
         if self._stopping and not led:
             return _RETRY_SECONDS
@@ -195,7 +195,7 @@ class _LeaseHolder:
             standing = self._election.take()
         except VenvdError as error:
             self._note(error.message)
-            # A leader leads on until the time of its last renewal.
+            # A leader continues to lead until the end of its last renewal.
             standing = replace(self._standing, reason=error.message, pause=_RETRY_SECONDS)
         else:
             self._note(None)
@@ -212,7 +212,7 @@ class _LeaseHolder:
         return standing.pause
 
     def _note(self, problem: str | None) -> None:
-        """Log a problem once, and its end."""
+        """Log a problem once, and later its end."""
         if problem is not None and problem != self._problem:
             log.warning("%s", problem)
         elif problem is None and self._problem is not None:
@@ -220,7 +220,7 @@ class _LeaseHolder:
         self._problem = problem
 
     def _label(self, *, leads: bool) -> None:
-        """Label the pod, unless it is labelled so already; the next turn tries what fails again."""
+        """Label the pod, unless it has the label already. If that fails, the next turn tries it again."""
         if leads != self._labelled:
             try:
                 self._election.label(leads=leads)
@@ -230,7 +230,7 @@ class _LeaseHolder:
                 self._labelled = leads
 
     def _release(self) -> None:
-        """Give the Lease up, which no thread of the controller can need any more."""
+        """Give the Lease up. No thread of the controller can need it any more."""
         if self._standing.until is not None:
             try:
                 self._election.release()

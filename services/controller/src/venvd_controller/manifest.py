@@ -1,4 +1,4 @@
-"""Reads and checks the manifest; each error names the line and the field."""
+"""Reads and checks the manifest. Each error names the line and the field."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FILES = {
     "pyprojectFile": "pyproject",
     "lockFile": "lock",
 }
-"""Keys of a venv that name a file beside the manifest, and the fields for its content."""
+"""Keys of a venv that name a file beside the manifest, and the fields for the file's content."""
 _SECTIONS = ("runtimes", "providers", "venvs", "backends")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Declared runtimes (versions), venvs, backends and providers (by name), all checked."""
+    """The declared runtimes (versions), venvs, backends and providers (by name), all checked."""
 
     path: Path
     runtimes: Sequence[str] = ()
@@ -42,19 +42,19 @@ class Manifest:
     backends: Mapping[str, BackendSpec] = field(default_factory=dict)
     providers: Mapping[str, ProviderSpec] = field(default_factory=dict)
     files: Sequence[Path] = ()
-    """Other files that it names."""
+    """The other files that the manifest names."""
 
 
 def read_manifest(path: Path, host_paths: HostPaths, files: list[Path] | None = None) -> Manifest:
     """Read a manifest.
 
     Args:
-        path: where it is.
-        host_paths: what it may name on the host.
-        files: gets the other files that it names, also those before an error.
+        path: the path of the manifest.
+        host_paths: the paths that it may name on the host.
+        files: receives the other files that it names, also those before an error.
 
     Raises:
-        InvalidRequest: the manifest is missing or wrong; names line and field.
+        InvalidRequest: the manifest is missing or wrong; the message names line and field.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ class _Reader:
         return name, self._check(keys, lambda: check_venv(spec, self._host_paths))
 
     def _read_file(self, keys: Keys, value: Any) -> str:
-        """Read a file that the manifest names, by its path beside the manifest."""
+        """Read a file that the manifest names. Its path is relative to the manifest."""
         if not isinstance(value, str):
             raise self._create_error(keys, "takes the path of a file")
         path = self._path.parent / value
@@ -187,7 +187,7 @@ class _Reader:
 
 
 def _find_line(node: yaml.Node | None, keys: Keys) -> int:
-    """Find the line, from 1, of a value, or of the nearest value around it that exists."""
+    """Find the line of a value, or of the nearest existing value around it. The first line is 1."""
     line = 1
     for part in (None, *keys):
         if part is not None:

@@ -1,4 +1,4 @@
-"""Synchronises the desired state with the manifest: at the start, at each change of the file, and in each turn."""
+"""Synchronises the desired state with the manifest: at the start, after each change of the file, and in each turn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ManifestSync:
         path: a manifest that must exist; None is `venvd.yaml` if that exists.
 
     Attributes:
-        problem: what is wrong with the file since its last change; the manifest before that change stays in force.
+        problem: what is wrong with the file since its last change. The earlier manifest stays in force.
 
     Raises:
         InvalidRequest: the manifest is missing or wrong.
@@ -55,7 +55,7 @@ class ManifestSync:
         self._files: list[Path] = []
         self._digest = ""
         self._synced: tuple[int, str] | None = None
-        """The writes of the database and the digest of the file at the last turn that looked at both."""
+        """The number of writes of the database and the digest of the file, at the last turn that looked at both."""
         exists = path is not None or self._path.exists()
         self._manifest = self._read() if exists else None
         self._stamp = self._stat()
@@ -63,7 +63,7 @@ class ManifestSync:
 
     def _read(self) -> Manifest:
         self._files = []
-        # the list is filled in place, so that a file that is missing is watched too
+        # this fills the list in place, so that a missing file is watched too
         manifest = read_manifest(self._path, self._backends.host_paths, self._files)
         texts = [self._path.read_bytes(), *(file.read_bytes() for file in self._files)]
         self._digest = hashlib.sha256(b"\0".join(texts)).hexdigest()
@@ -111,13 +111,13 @@ class ManifestSync:
         return None if self._manifest is None else self._path
 
     def _stop_declared(self, name: str) -> None:
-        """Mark a declared backend for removal, and keep it from being started while the manifest is the same."""
+        """Mark a declared backend for removal, and do not start it while the manifest is the same."""
         with self._database.write() as session:
             session.merge(StoppedRow(backend=name, manifest=self._digest))
         self._backends.request_removal(name)
 
     def _list_stopped(self) -> set[str]:
-        """List the declared backends that are stopped while the manifest is the same."""
+        """List the declared backends that stay stopped while the manifest is the same."""
         with self._database.read() as session:
             return set(session.scalars(select(StoppedRow.backend).where(StoppedRow.manifest == self._digest)))
 
@@ -125,11 +125,11 @@ class ManifestSync:
         """Mark a backend for removal.
 
         Args:
-            name: of the backend.
-            until_changed: whether one that the manifest declares is stopped too, until the manifest changes.
+            name: the name of the backend.
+            until_changed: whether to stop even a declared backend, until the manifest changes.
 
         Raises:
-            Conflict: the manifest declares it and would start it again.
+            Conflict: the manifest declares the backend and would start it again.
         """
         if self._manifest is None or name not in self._manifest.backends or not self._backends.get_row(name).declared:
             self._backends.request_removal(name)
@@ -144,14 +144,14 @@ class ManifestSync:
     # ---- in each turn of the reconcile loop ----
 
     def sync(self) -> None:
-        """Follow changes of the file, and delete what it no longer names."""
+        """Follow changes of the file, and delete what the manifest no longer names."""
         if self._manifest is None:
             return
         self._reload_if_changed()
         state = self._database.writes, self._digest
         if state != self._synced:
             self._follow(self._manifest)
-            self._synced = state  # a change that this turn made is looked at in the next one
+            self._synced = state  # the next turn looks at the changes that this turn made
 
     def _follow(self, manifest: Manifest) -> None:
         with self._database.read() as session:

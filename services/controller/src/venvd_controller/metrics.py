@@ -47,7 +47,7 @@ class _Collector(Collector):
         self._sources = sources
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # otherwise the registry collects everything once to learn the names
+        return ()  # otherwise the registry would collect everything once to learn the names
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_state()
@@ -109,7 +109,7 @@ class _Collector(Collector):
 def _count_labels(
     family: GaugeMetricFamily, observed: Iterable[tuple[str, ...]], known: Iterable[tuple[str, ...]]
 ) -> GaugeMetricFamily:
-    """Count the observed labels; known labels that were not observed count 0."""
+    """Count the observed labels. Known labels that were not observed count 0."""
     counts = Tally(observed)
     for labels in sorted({*known, *counts}):
         family.add_metric(labels, counts[labels])

@@ -1,4 +1,4 @@
-"""The tokens of a home before a rotation: their digests, and when each ends."""
+"""The tokens that a home had before a rotation: their digests and their ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 _MOST = 8
-"""Tokens that are remembered. Those that have ended are remembered to tell their clients."""
+"""How many tokens are remembered. Ended ones are remembered so that their clients can be told."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class OlderToken:
 
 
 def parse(text: str) -> tuple[OlderToken, ...]:
-    """Parse the content of the file; invalid content holds no tokens."""
+    """Parse the content of the file. Invalid content gives no tokens."""
     try:
         return tuple(OlderToken(str(each["sha256"]), str(each["expiresAt"])) for each in json.loads(text))
     except (ValueError, KeyError, TypeError):
@@ -33,6 +33,6 @@ def render(tokens: tuple[OlderToken, ...]) -> str:
 
 
 def add(tokens: tuple[OlderToken, ...], sha256: str, end: str) -> tuple[OlderToken, ...]:
-    """Add a token that ends at `end`. All earlier tokens end then at the latest, and the oldest are dropped."""
+    """Add a token that ends at `end`. All earlier tokens end by then, and the oldest are dropped."""
     kept = [OlderToken(each.sha256, min(each.expiresAt, end)) for each in tokens if each.sha256 != sha256]
     return (*kept, OlderToken(sha256, end))[-_MOST:]

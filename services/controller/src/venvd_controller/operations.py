@@ -1,6 +1,6 @@
 """Operations: long jobs of the controller.
 
-The database queues them and threads run them. After a restart, the controller runs unfinished operations again.
+The database queues them, and threads run them. After a restart, the controller runs unfinished operations again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ log = logging.getLogger("venvd.controller")
 ACTIVE = ("queued", "running")
 DONE = frozenset({"succeeded", "failed", "cancelled"})
 MAX_EVENTS = 10_000
-"""Events kept of one operation. The controller drops further log lines, and the log says so."""
+"""How many events of an operation are kept. The controller drops further log lines, and the log says so."""
 _MAX_LINE = 4000
-"""Characters kept of one line."""
+"""How many characters of a line are kept."""
 _MAX_OPERATIONS = 500
-"""Operations kept."""
+"""How many operations are kept."""
 _PAGE = 500
-"""Events read at a time."""
+"""How many events are read at a time."""
 _RETRY_SECONDS = 1.0
 
 
@@ -149,7 +149,7 @@ class Operations:
     # ---- commands, inside the caller's transaction ----
 
     def submit(self, session: Session, kind: str, target: str, venv: str | None = None) -> OperationInfo:
-        """Queue an operation for a venv or none; it starts after the transaction of `session` is committed."""
+        """Queue an operation, perhaps for a venv. It starts after the transaction of `session` is committed."""
         with self._runs_lock:  # operations run in the order of their IDs
             self._last_time = max(time.time_ns() // 1_000_000, self._last_time + 1)
             key = f"{self._last_time:012x}{secrets.token_hex(4)}"
@@ -213,7 +213,7 @@ class Operations:
         return row
 
     def find_venv(self, key: str) -> str | None:
-        """Return the venv that an operation works for; None if it initialises a runtime, which venvs share."""
+        """Return the venv that an operation works for. Return None for a runtime, which venvs share."""
         with self._database.read() as session:
             return self._get_row(session, key).venv
 
@@ -246,11 +246,11 @@ class Operations:
         return {target for each, target in self._active.get() if kind in {None, each}}
 
     def is_running(self, kind: str, target: str) -> bool:
-        """Whether an operation of a kind for a target runs, and does not only wait for its turn."""
+        """Return whether an operation of a kind for a target runs. One that waits for its turn does not count."""
         return any((run.kind, run.target) == (kind, target) for run in self._list_runs())
 
     def is_ending(self, kind: str, target: str) -> bool:
-        """Whether an operation of a kind for a target was cancelled and still runs."""
+        """Return whether an operation of a kind for a target was cancelled but still runs."""
         return any((run.kind, run.target) == (kind, target) and run.cancelled.is_set() for run in self._list_runs())
 
     def wait(self, key: str, seconds: float) -> OperationInfo:
@@ -306,7 +306,7 @@ class Operations:
         self._notify(key)
 
     def begin_phase(self, key: str, name: str) -> bool:
-        """Begin a phase; return false if the operation is in this phase already."""
+        """Begin a phase. Return False if the operation is in this phase already."""
         with self._database.write() as session:
             row = session.get_one(OperationRow, key)
             if row.phases and row.phases[-1]["name"] == name:
@@ -364,7 +364,7 @@ class Operations:
         except Exception as raised:
             log.exception("operation %s failed", run.id)
             error = Internal(f"a defect of the controller: {raised!r}")
-        # If the controller cancels an operation because it stops, the operation stays "running". The next controller
+        # If the controller cancels an operation because it stops, the operation remains "running". The next controller
         # resumes it.
         if not (self.closing and isinstance(error, Cancelled)):
             self._write_end(run, error)
@@ -403,14 +403,14 @@ class Operations:
         self._notify(info.id)
 
     def _delete_oldest(self, session: Session) -> None:
-        """Delete the oldest operations that have ended, beyond the number that is kept."""
+        """Delete the oldest ended operations beyond the number to keep."""
         query = select(OperationRow).where(OperationRow.state.in_(DONE)).order_by(OperationRow.id.desc())
         for row in session.scalars(query.offset(_MAX_OPERATIONS)):
             session.delete(row)
 
 
 def _sanitize(line: str) -> str:
-    """Turn a line into one that every database takes: short, without NUL and without lone surrogates."""
+    """Make a line acceptable for every database: short, without NUL and lone surrogates."""
     return line[:_MAX_LINE].replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 

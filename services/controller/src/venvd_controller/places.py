@@ -1,4 +1,4 @@
-"""Rows of the launches beside that of a place: a replica, or the router."""
+"""Rows of launches beside the launch of a place. A place is a replica or the router."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAUNCH = (
 
 
 def make_next_row(row: BackendRow) -> BackendRow:
-    """Make the row of a launch that is to take the place of that of `row`."""
+    """Make the row of a launch that will take the place of the launch of `row`."""
     spec = replace(read_spec(row), ttl=None, port=None, httpPort=None)
     ending = f"--{secrets.token_hex(4)}"
     following = make_row(row.name[: _LONGEST_NAME - len(ending)] + ending, spec, declared=False)
@@ -38,7 +38,7 @@ def make_next_row(row: BackendRow) -> BackendRow:
 
 
 def exchange_launches(row: BackendRow, following: BackendRow) -> None:
-    """Give a place the launch of its successor, whose row keeps the one before and becomes `FORMER`."""
+    """Give a place the launch of its successor. The successor's row gets the old launch and becomes `FORMER`."""
     if row.key != following.key:
         row.previous_key = row.key
     for column in _LAUNCH:

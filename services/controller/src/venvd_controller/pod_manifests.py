@@ -25,9 +25,9 @@ from venvd_http.auth import sha256
 
 URL = "unix:///run/venvd/socket/pipe.sock"
 _ONLY_STARTED = ("socketDir", "pipeName", "manages", "update", "ttl", "replicas", "labels")
-"""Fields of backends that the controller starts, watches and ends."""
+"""Fields that only backends have that the controller starts, watches and ends."""
 _DIGESTS = ("VENVD_TOKEN_SHA256", "VENVD_METRICS_TOKEN_SHA256")
-"""Settings that the server of a pod does not get: its token is in its Secret, and its metrics have no token."""
+"""Settings that the server of a pod does not get. Its token is in its Secret, and its metrics have no token."""
 _HEAD = """\
 # A pipe backend of the venv "{venv}" as sidecars of its client. docs/kubernetes.md says more.
 # Give the container "client" an image of yours, or copy the rest of "spec" into a pod of yours, with env and
@@ -36,7 +36,7 @@ _HEAD = """\
 
 
 class PodManifests:
-    """Makes manifests: equal requests of one home get equal ones."""
+    """Makes manifests. Equal requests of one home get equal manifests."""
 
     def __init__(
         self, engine: Engine, settings: Settings, home: Home, backends: Backends, venvs: Venvs, secrets: SecretStore
@@ -52,15 +52,15 @@ class PodManifests:
         """Make the manifest of a Secret and a pod.
 
         Args:
-            spec: of the backend.
-            image: of the client; None is one that sleeps.
-            token_version: each number has a token of its own.
+            spec: the specification of the backend.
+            image: the image of the client; None for a client that sleeps.
+            token_version: each number gives a different token.
 
         Raises:
             InvalidRequest, Forbidden: a field is wrong.
             NotFound: there is no such venv.
             Conflict: the venv is not ready.
-            Unimplemented: the engine has no pods, or the pod would lack what is asked for.
+            Unimplemented: the engine has no pods, or the pod would lack something that the request asks for.
         """
         spec = check_backend(spec, self._backends.host_paths)
         row = make_row(spec.name or choose_name(f"{spec.venv}-pipe", set()), spec, declared=False)
@@ -71,7 +71,7 @@ class PodManifests:
         return PodManifest(row.name, spec.venv, URL, _HEAD.format(venv=spec.venv) + _write_yaml(objects))
 
     def _plan(self, row: BackendRow, spec: BackendSpec, token: str | None) -> Launch:
-        """Plan the launch of the backend of a row that is in no database."""
+        """Plan the launch of a backend whose row is not in the database."""
         venv = self._venvs.get(spec.venv).spec
         self._check(spec)
         env = launch_plan.create_server_env(row, venv, self._backends, self._settings, self._engine.name)
@@ -97,7 +97,7 @@ class PodManifests:
         """Check that a pod can have all requested fields.
 
         Raises:
-            InvalidRequest: names a field that pods do not have.
+            InvalidRequest: pods do not have a field; the message names it.
             Unimplemented: the venv has secrets.
         """
         usual = BackendSpec(spec.type)
@@ -113,20 +113,20 @@ class PodManifests:
             )
 
     def _choose_user_id(self, name: str) -> int | None:
-        """Choose the user of the worker host by the name, from the half of the home's IDs that backends get last."""
+        """Choose the user of the worker host by the name, from the half of the home's IDs that backends use last."""
         available = self._engine.claim_user_ids()
         later = available[len(available) // 2 :]
         return later[zlib.crc32(name.encode()) % len(later)] if later else None
 
 
 def _render_keys(name: str, token: str | None) -> bytes:
-    """Return the file by which the server learns its token: a new one counts without a restart."""
+    """Return the file with the server's token. The server accepts a new token without a restart."""
     own = [] if token is None else [{"name": f"backend:{name}", "sha256": sha256(token), "expiresAt": None}]
     return json.dumps({"keys": [], "tokens": own}).encode()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are, and each part in full, so that it can be copied."""
+    """Writes texts of several lines as they are, and each part in full, so that a reader can copy it."""
 
     def ignore_aliases(self, _data: object) -> bool:
         return True

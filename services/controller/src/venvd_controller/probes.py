@@ -18,7 +18,7 @@ from venvd_engines.engine import LaunchRecord
 
 _TIMEOUT = 2.0
 _MAX_BYTES = 16 << 20
-"""Bytes read of an answer."""
+"""How many bytes of an answer are read."""
 _MAX_HEAD = 64 << 10
 _PART = 64 << 10
 _STATUS = re.compile(r"HTTP/1\.[01] ([1-5]\d\d)\b")
@@ -30,7 +30,7 @@ class Readiness:
 
     Attributes:
         answered: whether its server answered.
-        audit_position: of the newest event that the server has for the audit log.
+        audit_position: the position of the newest event that the server has for the audit log.
     """
 
     ready: bool
@@ -40,14 +40,14 @@ class Readiness:
 
 
 class _WrongCertificate(Unavailable):
-    """A server answers, and shows no certificate that it should have."""
+    """A server answers, but does not show a certificate that it should have."""
 
 
 def fetch(record: LaunchRecord, path: str, token: str | None = None, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
     """Send a GET to the server of a launch, and return status and body.
 
     Raises:
-        Unavailable: there is no answer, or the server shows another certificate than it was given.
+        Unavailable: there is no answer, or the server does not show the certificate that it was given.
     """
     status, body, _ = _fetch(record, path, token, timeout)
     return status, body
@@ -58,7 +58,7 @@ def _fetch(
 ) -> tuple[int, bytes, Mapping[str, str]]:
     """Send a GET, and return status, body and headers, by their names in lower case.
 
-    An idle controller does little but this, and `http.client` takes three times as long.
+    An idle controller does little else, and `http.client` takes three times as long.
     """
     url = record.probe_url
     parts = urlsplit(url)
@@ -103,11 +103,11 @@ def _connect(parts: SplitResult, context: ssl.SSLContext | None, timeout: float)
 
 
 def _read_answer(connection: socket.socket) -> tuple[int, bytes, Mapping[str, str]]:
-    """Read an answer of HTTP to its end.
+    """Read an HTTP answer to its end.
 
     Raises:
-        OSError: it does not come.
-        ValueError: it is no whole answer, or too large.
+        OSError: the answer does not come.
+        ValueError: the answer is not complete, or too large.
     """
     received = bytearray()
     while (end := received.find(b"\r\n\r\n")) < 0:

@@ -1,4 +1,4 @@
-"""Every error that leaves the controller as problem details (RFC 9457)."""
+"""Turns every error that leaves the controller into problem details (RFC 9457)."""
 
 from __future__ import annotations
 

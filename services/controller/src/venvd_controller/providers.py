@@ -1,4 +1,4 @@
-"""Providers: each has a venv with a stable name, and one more for each of its models."""
+"""Providers: each has a venv with a stable name, and another one for each of its models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_NAME = 200
 
 
 class Providers:
-    """What the venvs of providers need, and these venvs."""
+    """Stores what the venvs of providers need, and makes these venvs."""
 
     def __init__(self, database: Database, venvs: Venvs) -> None:
         self._database = database
@@ -42,7 +42,7 @@ class Providers:
             return _to_resource(get_row(session, ProviderRow, "provider", provider))
 
     def put(self, provider: str, spec: ProviderSpec, *, declared: bool = False) -> Provider:
-        """Create or change a provider. Its venvs follow when they are ensured again."""
+        """Create or change a provider. Its venvs change when they are ensured again."""
         spec = check_provider(provider, spec)
         with self._database.write() as session:
             row = session.get(ProviderRow, provider)
@@ -64,13 +64,13 @@ class Providers:
     ) -> tuple[Venv, OperationInfo | None]:
         """Create the venv of a provider, or add to one that exists; see `add_to_venv`.
 
-        It has the requirements of the provider and those of the request, which win where both name a package.
+        The venv has the requirements of the provider and of the request. If both name a package, the request wins.
 
         Args:
-            provider: its name.
-            model: that of its model, if any.
+            provider: the name of the provider.
+            model: the name of its model, if any.
             choose: returns what is wanted, from the stored specification.
-            upgrade: whether its lock is resolved again.
+            upgrade: whether to resolve the lock of the venv again.
 
         Raises:
             InvalidRequest: a field is wrong, or the text cannot name a provider.
@@ -95,7 +95,7 @@ def check_provider(provider: str, spec: ProviderSpec) -> ProviderSpec:
     """Check a provider and return what it needs with canonical requirements.
 
     Raises:
-        InvalidRequest: names the wrong field and what it takes.
+        InvalidRequest: a field is wrong; the message names it and what it takes.
     """
     create_provider_name(provider, None)
     if len(provider) > _MAX_NAME or not provider.isprintable():
@@ -116,7 +116,7 @@ def _to_resource(row: ProviderRow) -> Provider:
 def add_to_venv(spec: VenvSpec, wanted: VenvSpec) -> VenvSpec:
     """Return a specification with the additions of another (checked) one.
 
-    A requirement replaces those for the same package. Other lists and maps are added to, and a field with its default
+    A requirement replaces those for the same package. Other lists and maps get the new items. A field with its default
     changes nothing.
     """
     default = VenvSpec()
@@ -129,7 +129,7 @@ def add_to_venv(spec: VenvSpec, wanted: VenvSpec) -> VenvSpec:
             value = {**before, **value}
         elif name == "requirements":
             value = requirements.replace_packages(before, value)
-        elif isinstance(value, list) and before is True:  # `network`: everything may be reached already
+        elif isinstance(value, list) and before is True:  # `network`: user code may reach everything already
             continue
         elif isinstance(value, list) and isinstance(before, list):
             value = list(dict.fromkeys([*before, *value]))

@@ -1,4 +1,4 @@
-"""Lists and removes what this home keeps and nothing uses."""
+"""Lists and removes things that this home keeps although nothing uses them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pruner:
         self._next_search = 0.0
 
     def list_leftovers(self, *, everything: bool) -> list[Leftover]:
-        """List what nothing uses; with `everything`, also what the next build or start would use.
+        """List what nothing uses. With `everything`, also list what the next build or start would use.
 
         Raises:
             Conflict: a build or start is under way.
@@ -44,7 +44,7 @@ class Pruner:
             Conflict: a build or start is under way.
         """
         with self._images.lock_used_keys():
-            pass  # a build or start that is under way refuses before anything is removed
+            pass  # if a build or start is under way, this raises before anything is removed
         names = [name for name in self._auto_venvs.list_unused() if self._auto_venvs.delete(name)]
         with self._images.lock_used_keys() as used:
             leftovers = [leftover for leftover in self._engine.leftovers(used) if everything or not leftover.current]
@@ -60,7 +60,7 @@ class Pruner:
         return True
 
     def remove_outdated(self) -> None:
-        """Remove, from time to time, leftovers of earlier versions of venvd. Images of venvs expire by themselves."""
+        """From time to time, remove leftovers of earlier versions of venvd. Images of venvs expire by themselves."""
         if time.monotonic() < self._next_search or not self._images.is_idle():
             return
         self._next_search = time.monotonic() + _INTERVAL

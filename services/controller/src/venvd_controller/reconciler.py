@@ -30,20 +30,20 @@ log = logging.getLogger("venvd.controller")
 
 _THREADS = 16
 _UNREADY_SECONDS = 3.0
-"""A backend that is not ready for this long becomes unhealthy."""
+"""If a backend is not ready for this long, it becomes unhealthy."""
 _SILENT_SECONDS = 60.0
-"""A backend whose server answers no probe for this long is replaced."""
+"""If a backend's server answers no probe for this long, the backend is replaced."""
 _RARE_INTERVALS = 15
 _STABLE_SECONDS = 60.0
-"""A backend that ends after this long is restarted at once, without a delay."""
+"""If a backend ran for this long before it ended, it restarts without a delay."""
 
 
 class Reconciler:
-    """The reconcile loop: one thread, which hands the work for each backend to a pool of threads.
+    """The reconcile loop: one thread that hands the work for each backend to a pool of threads.
 
     Attributes:
         chores: functions that each complete turn calls at its end.
-        rare_chores: the same, called once in `_RARE_INTERVALS`.
+        rare_chores: functions that a complete turn calls once in `_RARE_INTERVALS`.
         last_turn: Unix time of the last complete turn, 0 before the first.
         errors: how many turns, chores and pieces of work for one backend failed.
         engine_error: why the last turn could not read the states; None if it could.
@@ -108,7 +108,7 @@ class Reconciler:
             self._wake.wait(self._interval)
 
     def run_turn(self) -> None:
-        """Run one turn; the next turn retries what fails."""
+        """Run one turn. The next turn retries what fails."""
         try:
             self._reconcile_all()
         except VenvdError as error:
@@ -143,8 +143,8 @@ class Reconciler:
             log.exception("a chore of the reconcile loop failed")
 
     def _reconcile_all(self) -> None:
-        # A turn reads the rows before and after it asks the engine. The second reading has the launches that began in
-        # between. The next turn takes the backends that changed in between.
+        # A turn reads the rows before and after it asks the engine. The second reading includes the launches that began
+        # in between. The next turn handles the backends that changed in between.
         rows_before = self._backends.list_rows()
         versions_before = {row.name: get_version(row) for row in rows_before}
         known = {row.launch for row in rows_before if row.launch is not None}
@@ -233,10 +233,10 @@ class Reconciler:
             self._engine.destroy_owned(owned)
         self._backends.delete_row(row.name)
         if row.replica_of is not None:
-            self.wake()  # the row of its backend goes last
+            self.wake()  # another turn is due, since the row of the backend goes last
 
     def _remove_rest(self, row: BackendRow, owned: Owned) -> None:
-        """Remove what a failed start has left, since the engine was away."""
+        """Remove what a failed start has left because the engine was away."""
         log.info("%s: destroying what its failed start left", row.name)
         self._engine.destroy_owned(owned)
         self._backends.update_if_unchanged(row, launch=None, record=None)
@@ -256,7 +256,7 @@ class Reconciler:
                 return
         readiness = probes.probe_readiness(record)
         self._events.collect(row, record, readiness.audit_position)
-        # a router is not ready while no replica is ready, and the replicas have states of their own
+        # a router is not ready while no replica is, but replicas have their own states
         if readiness.ready or (row.is_router and readiness.answered):
             self._reset_probes(row.name)
             if row.state != "running":
@@ -296,7 +296,7 @@ class Reconciler:
         columns = {
             "failures": earlier_failures + 1,
             "retry_at": time.time() + get_retry_delay(earlier_failures),
-            "restarts": row.restarts + 1,  # counts one restart, also if it takes several starts
+            "restarts": row.restarts + 1,  # it is one restart, even if it takes several starts
         }
         if self._backends.update_if_unchanged(row, state="unhealthy", error=reason, **columns):
             self._events.collect_end(row, reason)

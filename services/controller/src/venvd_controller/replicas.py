@@ -1,6 +1,6 @@
-"""The replicas of a backend: each has a row of its own, with its launch, state and address.
+"""The replicas of a backend: each has its own row, with its launch, state and address.
 
-The row of replica 0 is the row of the backend. The names of the others are the backend's name and their number.
+The row of replica 0 is the row of the backend. The names of the others are the backend's name with their number.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _THREADS = 8
 
 _CLIENT_CA = "VENVD_TLS_CLIENT_CA"
 _ANSWERING = frozenset({"running", "unhealthy"})
-"""States of replicas that have become ready; others have no address for clients."""
+"""The states of replicas that have become ready. Other replicas have no address for clients."""
 _Report = TypeVar("_Report", LoadReport, RouterLoad)
 _load = TypeAdapter(LoadReport)
 _router_load = TypeAdapter(RouterLoad)
@@ -74,18 +74,18 @@ def _check_numbers(spec: BackendSpec) -> None:
 
 
 def count_at_start(spec: BackendSpec) -> int:
-    """Count the replicas with which a backend starts."""
+    """Return the number of replicas with which a backend starts."""
     if spec.maxReplicas is None:
         return spec.replicas
     return max(spec.minReplicas or 1, min(spec.replicas, spec.maxReplicas))
 
 
 def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
-    """Choose the number of replicas of a backend that runs.
+    """Choose the number of replicas of a running backend.
 
     Args:
         spec: its specification.
-        others: its rows without that of replica 0.
+        others: its rows without the row of replica 0.
     """
     if spec.maxReplicas is None:
         return spec.replicas
@@ -127,26 +127,26 @@ def is_routed(spec: BackendSpec, venv: VenvRow | None, engine: Engine) -> bool:
 
 
 def plan_replica(spec: BackendSpec) -> BackendSpec:
-    """Make the specification of a further replica: only replica 0 has a time to live and requested addresses."""
+    """Make the specification of a further replica. Only replica 0 has a time to live and requested addresses."""
     return replace(spec, port=None, httpPort=None, socketDir=None, pipeName=None, ttl=None)
 
 
 def list_others(session: Session, backend: str) -> Sequence[BackendRow]:
-    """List the rows of a backend beside that of replica 0: the router's comes first."""
+    """List the rows of a backend except that of replica 0. The router's row comes first."""
     query = select(BackendRow).where(BackendRow.replica_of == backend, BackendRow.stage.is_(None))
     return session.scalars(query.order_by(BackendRow.replica)).all()
 
 
 def list_beside(session: Session, backend: str, stage: str | None = None) -> Sequence[BackendRow]:
-    """List the rows of the launches beside those of the replicas of a backend, all of them or those of a stage."""
+    """List the rows of the launches beside a backend's replicas: all of them, or those of a stage."""
     query = select(BackendRow).where(BackendRow.replica_of == backend, BackendRow.stage.is_not(None))
     return [row for row in session.scalars(query.order_by(BackendRow.replica)) if stage in {None, row.stage}]
 
 
 def group_by_backend(rows: Iterable[BackendRow]) -> list[list[BackendRow]]:
-    """Group rows by backend, each group in the order of its replicas; a router comes last.
+    """Group rows by backend, each group in the order of its replicas. A router comes last.
 
-    Launches beside those of replicas are left out.
+    The groups do not have launches beside those of replicas.
     """
     groups: dict[str, list[BackendRow]] = {}
     for row in sorted((row for row in rows if row.stage is None), key=lambda row: (row.is_router, row.replica)):
@@ -157,7 +157,7 @@ def group_by_backend(rows: Iterable[BackendRow]) -> list[list[BackendRow]]:
 def combine_state(rows: Sequence[BackendRow]) -> str:
     """Combine the states of the replicas of a backend: it runs if all do, and is `unhealthy` if some do not.
 
-    Those that are to be removed do not count.
+    Replicas that will be removed do not count.
     """
     rows = [row for row in rows if row.wanted and row.drain_until is None] or rows
     states = {row.state for row in rows if not (row.is_router and row.state == "running")}
@@ -172,7 +172,7 @@ def combine_state(rows: Sequence[BackendRow]) -> str:
 
 
 def combine_error(rows: Sequence[BackendRow]) -> str | None:
-    """Return the error of a backend, or the first of its replicas, with its number."""
+    """Return the error of a backend, or the first error of its replicas, with the replica's number."""
     failed = next((row for row in rows if describe_error(row)), None)
     if failed is None or len(rows) == 1:
         return None if failed is None else describe_error(failed)
@@ -180,14 +180,14 @@ def combine_error(rows: Sequence[BackendRow]) -> str | None:
 
 
 def describe_error(row: BackendRow) -> str | None:
-    """Return what is wrong with a replica, or why an update left it as it is."""
+    """Return what is wrong with a replica, or why an update could not change it."""
     if row.error or row.update_error is None:
         return row.error
     return f"it runs on as it was, since its update failed: {row.update_error}"
 
 
 def title(row: BackendRow) -> str:
-    """Name one of the launches of a backend in a sentence."""
+    """Return the name of a launch of a backend for a sentence."""
     return "the router" if row.is_router else f"replica {row.replica}"
 
 
@@ -195,7 +195,7 @@ def list_previous_builds(rows: Sequence[BackendRow]) -> dict[str, str]:
     """List the keys of the builds that the launches of a backend ran before, by the names of their rows.
 
     Raises:
-        Conflict: one ran no other.
+        Conflict: a launch ran no other build.
     """
     running = [row for row in rows if not row.is_router and row.drain_until is None]
     for row in running:
@@ -216,7 +216,7 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
     for row in rows:
         entry = entries[row.replica] = ReplicaEntry(draining=row.drain_until is not None)
         if row.record is not None and row.state in _ANSWERING:
-            # the address of its replica leads clients of a former launch there, but only with a new connection
+            # the replica's address leads clients of a former launch to the new one, but only over a new connection
             own = launched.stage == FORMER and launched.replica == row.replica
             _write_address(entry, LaunchRecord(**row.record), own=own)
     count, numbers = len(entries), {}
@@ -228,7 +228,7 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
             _write_address(entries[-1], LaunchRecord(**row.record), own=True)
     serving = next((row for row in rows if launched.stage == NEXT and row.replica == launched.replica), None)
     if serving is not None and serving.record is not None:
-        # calls reach a successor as soon as the address leads to it, which may be before it reads another table
+        # calls reach a successor once the address leads to it, perhaps before it reads another table
         entries.append(ReplicaEntry(draining=True, left=serving.replica))
         _write_address(entries[-1], LaunchRecord(**serving.record), own=True)
     names = next((row.names for row in rows if row.replica == 0), 1)
@@ -236,24 +236,24 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
 
 
 def _write_address(entry: ReplicaEntry, record: LaunchRecord, *, own: bool) -> None:
-    """Write the address of a launch: that of its replica, or one that leads to this launch alone."""
+    """Write the address of a launch: that of its replica, or one that leads only to this launch."""
     entry.url = (record.own_url or record.url) if own else record.url
     entry.innerUrl, entry.innerHttpUrl = record.inner_url, record.inner_http_url
     entry.certificate = certificates.find_trusted(record) or None
 
 
 def read_load(row: BackendRow, token: str) -> LoadReport | None:
-    """Ask a replica for its load; None if it gives no answer.
+    """Ask a replica for its load. Return None if it does not answer.
 
     Args:
-        row: of the replica.
-        token: for the metrics of its backend.
+        row: the row of the replica.
+        token: the token for the metrics of its backend.
     """
     return _read(row, token, _load)
 
 
 def read_router_load(row: BackendRow, token: str) -> RouterLoad | None:
-    """Ask a router for its load; None if it gives no answer."""
+    """Ask a router for its load. Return None if it does not answer."""
     return _read(row, token, _router_load)
 
 
@@ -268,7 +268,7 @@ def _read(row: BackendRow, token: str, answer: TypeAdapter[_Report]) -> _Report 
 
 
 def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, LoadReport]:
-    """Ask the replicas of a backend for their load; replicas that do not run or give no answer are absent."""
+    """Ask the replicas of a backend for their load. Leave out those that do not run or do not answer."""
     running = [row for row in rows if row.state == "running"]
     with ThreadPoolExecutor(_THREADS) as pool:
         loads = pool.map(lambda row: read_load(row, token), running)

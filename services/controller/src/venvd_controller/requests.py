@@ -1,4 +1,4 @@
-"""JSON of clients: absent and null are the same, text is Unicode, and every field is known."""
+"""Checks JSON of clients: absent and null are the same, text is Unicode, and every field is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def drop_nulls(value: Any) -> Any:
     """Return a JSON value without the null fields of its objects.
 
     Raises:
-        ValueError: a string holds half of a surrogate pair, which has no encoding.
+        ValueError: a string contains half of a surrogate pair, which has no encoding.
     """
     if isinstance(value, dict):
         return {drop_nulls(key): drop_nulls(inner) for key, inner in value.items() if inner is not None}
@@ -50,7 +50,7 @@ def _check_known(kind: Any, value: Any, place: str) -> None:
     """Check the names of all fields of an object and of the objects in it.
 
     Raises:
-        InvalidRequest: names the first unknown one, and the most similar known one.
+        InvalidRequest: a field is unknown; the message names the first, and the most similar known one.
     """
     kind = next(filter(is_dataclass, (kind, *get_args(kind))), None)
     if kind is None or not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Runtimes: requested CPython versions and what the engine resolved them to."""
+"""Runtimes: the requested CPython versions, and the exact ones to which the engine resolved them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from venvd_engines.engine import Engine, Progress, RuntimeRef
 from venvd_engines.pyproject import RequiresPython
 
 SUPPORTED = ("3.14", "3.13", "3.12", "3.11", "3.10", "3.9")
-"""Tried in this order while no default is chosen."""
+"""The versions to try, in this order, while no default is chosen."""
 KIND = "runtime.init"
 
 
@@ -41,7 +41,7 @@ class Runtimes:
             return _to_resource(_get_row(session, version))
 
     def resume(self) -> None:
-        """Queue the operations of runtimes that are wanted, not ready, and without an operation."""
+        """Queue operations for wanted runtimes that are not ready and have no operation."""
         with self._database.write() as session:
             for row in session.scalars(select(RuntimeRow).where(RuntimeRow.state.in_(("pending", "building")))):
                 self._queue_init(session, row)
@@ -49,7 +49,7 @@ class Runtimes:
     # ---- commands ----
 
     def put(self, version: str, *, declared: bool = False) -> tuple[Runtime, OperationInfo | None]:
-        """Add a runtime; the operation is None if the runtime is ready.
+        """Add a runtime. The operation is None if the runtime is ready.
 
         The first runtime that a client asks for becomes the default when it is ready. A declared one does not.
         """
@@ -70,7 +70,7 @@ class Runtimes:
             return _to_resource(row), None
 
     def _mark_first_default(self, session: Session, version: str) -> None:
-        """Mark a ready runtime as the default if none is chosen: the first `init` chooses, and later ones do not."""
+        """Mark a ready runtime as the default if none is chosen. The first `init` chooses; later ones do not."""
         if self.find_default(session) is None:
             _get_row(session, version).is_default = True
 
@@ -103,16 +103,16 @@ class Runtimes:
     # ---- for builds ----
 
     def find_default(self, session: Session) -> str | None:
-        """Return the version of the chosen default, None if no default is chosen."""
+        """Return the version of the chosen default, or None if no default is chosen."""
         return session.scalars(select(RuntimeRow.version).where(RuntimeRow.is_default)).first()
 
     def list_ready(self, session: Session) -> list[str]:
-        """List the runtimes that are ready, the newest first."""
+        """List the runtimes that are ready, newest first."""
         ready = session.scalars(select(RuntimeRow.version).where(RuntimeRow.state == "ready"))
         return sorted(ready, key=_parse_version, reverse=True)
 
     def ensure_newest(self, progress: Progress, needed: RequiresPython) -> RuntimeRef:
-        """Initialise the newest supported CPython that is one of those needed and that the engine can provide."""
+        """Initialise the newest supported CPython that fits `needed` and that the engine can provide."""
         missing = []
         for version in filter(needed.allows, SUPPORTED):
             try:
@@ -172,7 +172,7 @@ def _get_row(session: Session, version: str) -> RuntimeRow:
 
 
 def _record_failure(session: Session, version: str, operation: str, error: VenvdError) -> None:
-    """Mark the runtime as failed if its operation never began the search; the search records its own failures."""
+    """Mark the runtime as failed if its operation never began the search. The search records its own failures."""
     row = session.get(RuntimeRow, version)
     if row is None or row.operation != operation or row.state not in {"pending", "building"}:
         return

@@ -1,4 +1,4 @@
-"""The number of replicas of backends while they run."""
+"""Changes the number of replicas of backends while they run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ log = logging.getLogger("venvd.controller")
 
 KIND = "backend.scale"
 SETTLE_SECONDS = 60.0
-"""Seconds for which fewer replicas must have been enough before one is removed."""
+"""How long fewer replicas must have been enough before one is removed, in seconds."""
 _LOOK_SECONDS = 2.0
 """Seconds between two looks at the load of a backend."""
 _USUAL_PART = 0.75
-"""The part of a server's `maxSessions` beyond which another replica is added."""
+"""The share of a server's `maxSessions` above which another replica is added."""
 _POLL_SECONDS = 0.05
 
 
@@ -54,7 +54,7 @@ class Scaler:
         Raises:
             NotFound: there is no such backend.
             InvalidRequest: the number is out of bounds.
-            Conflict: a manifest or its load decides on the number, or it is being removed or started.
+            Conflict: a manifest or the load decides on the number, or the backend is being removed or started.
         """
         with self._database.write() as session:
             row = get_backend_row(session, name)
@@ -91,12 +91,12 @@ class Scaler:
         failed = next((row for row in rows if row.wanted and row.state != "running"), None)
         if failed is not None:
             raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
-        self._backends.announce_change()  # the others know the new addresses when the operation ends
+        self._backends.announce_change()  # so that the other replicas know the new addresses when the operation ends
 
     # ---- for the reconciler ----
 
     def has_drained(self, row: BackendRow) -> bool:
-        """Return whether a draining replica may end: its time is over, or it has no sessions and calls."""
+        """Return whether a draining replica may end: its time is over, or it has no sessions of clients and no call."""
         if row.drain_until is None:
             return False
         if time.time() >= row.drain_until:
@@ -105,7 +105,7 @@ class Scaler:
         return load is not None and load.sessions <= 1 and load.busy == load.queued == 0
 
     def adjust_to_load(self) -> None:
-        """Adjust the replicas of each backend that is to follow its load."""
+        """Adjust the number of replicas of each backend with `maxReplicas` to its load."""
         groups = replicas.group_by_backend(self._backends.list_rows())
         following = [group for group in groups if group[0].wanted and group[0].spec.get("maxReplicas") is not None]
         known = {group[0].name for group in following}
@@ -122,7 +122,7 @@ class Scaler:
         first = rows[0]
         serving = [row for row in rows if row.wanted and row.drain_until is None and not row.is_router]
         if any(row.state in {"pending", "starting"} for row in serving):
-            return  # the load of the new ones is not to be seen yet
+            return  # the load of the new ones is not visible yet
         loads = replicas.read_loads(serving, self._backends.tokens.derive_for_metrics(first))
         if len(loads) < len(serving):
             return
@@ -130,7 +130,7 @@ class Scaler:
         if count < len(serving):
             if time.monotonic() - self._idle_since.setdefault(first.name, time.monotonic()) < SETTLE_SECONDS:
                 return
-            count = len(serving) - 1  # one at a time; the next turn looks at the load of the others
+            count = len(serving) - 1  # remove one at a time; the next turn looks at the load of the others
         self._idle_since.pop(first.name, None)
         if count == len(serving):
             return
@@ -144,7 +144,8 @@ class Scaler:
 def choose_number(spec: BackendSpec, loads: Mapping[int, LoadReport]) -> int:
     """Choose the number of replicas for the load of the present ones.
 
-    The number is large enough for the sessions that clients created. If calls wait on every replica, it is one more.
+    It is large enough for the sessions that clients created. If calls wait on every replica, it is at least one more
+    than now.
     """
     per_replica = spec.sessionsPerReplica or max(1, math.floor(_USUAL_PART * min(load.most for load in loads.values())))
     created = sum(load.sessions - 1 for load in loads.values())

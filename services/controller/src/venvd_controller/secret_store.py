@@ -1,4 +1,4 @@
-"""The secrets of venvs and backends: encrypted in the database, and in the clear only in the files of servers."""
+"""The secrets of venvs and backends. The database has them encrypted; only files of servers have them in the clear."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SecretStore:
     """Stores and finds secrets.
 
     Args:
-        authorities: those of the site, for hosts that get headers.
+        authorities: the authorities of the site, for hosts that get headers.
 
     Attributes:
         on_change: functions called after a secret was set or removed.
@@ -64,12 +64,12 @@ class SecretStore:
             return [_to_resource(row) for row in _list_rows(session, kind, owner)]
 
     def put(self, kind: Kind, owner: str, name: str, spec: SecretSpec) -> Secret:
-        """Set a secret. Servers that run get it within seconds.
+        """Set a secret. Running servers get it within seconds.
 
         Raises:
             InvalidRequest: a field is wrong, or the broker does not reach a host of the header.
             Conflict: another secret of the owner has the same use.
-            LimitExceeded: the owner has too many, or too much in variables.
+            LimitExceeded: the owner has too many secrets, or too much text in variables.
         """
         check_secret(name, spec)
         with self._database.write() as session:
@@ -119,7 +119,7 @@ class SecretStore:
                 raise Conflict(f'the secret "{row.name}" is the header {other.name} of one of these hosts')
 
     def render_files(self, rows: Sequence[BackendRow]) -> dict[str, bytes | Unavailable]:
-        """Return the content of the files of secrets for the servers of backends, or why there is none, by name."""
+        """Return the file of secrets for each backend's server, or why there is none, by the name of the row."""
         stored = self._rows.get()
         files: dict[str, bytes | Unavailable] = {}
         for row in rows:
@@ -132,7 +132,7 @@ class SecretStore:
         return files
 
     def render_file(self, row: BackendRow) -> bytes:
-        """Return the content of the file of secrets for the server of a backend.
+        """Return the content of the file of secrets for a backend's server.
 
         Raises:
             Unavailable: a secret cannot be decrypted.
@@ -143,7 +143,7 @@ class SecretStore:
         return content
 
     def _render(self, of_venv: Sequence[SecretRow], of_backend: Sequence[SecretRow]) -> bytes:
-        """Render the secrets of a venv and those of a backend, which win: by name, by variable and by header."""
+        """Render the secrets of a venv and of a backend. The backend's win by name, by variable and by header."""
         names = {row.name for row in of_backend}
         kept = [row for row in of_venv if row.name not in names]
         variables: dict[str, str] = {}
@@ -180,12 +180,12 @@ class SecretStore:
 
 
 def remove_secrets(session: Session, kind: Kind, owner: str) -> None:
-    """Remove the secrets of an owner that is deleted."""
+    """Remove the secrets of a deleted owner."""
     session.execute(delete(SecretRow).where(SecretRow.kind == kind, SecretRow.owner == owner))
 
 
 def _bind(row: SecretRow) -> bytes:
-    """Return the text to which a ciphertext is bound, so that it cannot be moved to another owner, name or use."""
+    """Return the text that binds a ciphertext to its owner, name and use, so that it is not valid for others."""
     return json.dumps([row.kind, row.owner, row.name, row.use], sort_keys=True).encode()
 
 
@@ -204,7 +204,7 @@ def _get_owner(session: Session, kind: Kind, owner: str) -> VenvRow | BackendRow
 
 
 def _find_network(session: Session, owner: VenvRow | BackendRow) -> Any:
-    """Return what the code of an owner may reach."""
+    """Return what the user code of an owner may reach."""
     if isinstance(owner, BackendRow):
         network = read_spec(owner).network
         if network is not None:
@@ -218,7 +218,7 @@ def _check_hosts(hosts: Sequence[str], network: Any) -> list[str]:
     """Return the hosts of a header in canonical form.
 
     Raises:
-        InvalidRequest: one is no host, or the broker does not reach it.
+        InvalidRequest: a text is not a host, or the broker does not reach the host.
     """
     reached = parse_destinations(network) if isinstance(network, list) else []
     checked = []
@@ -243,7 +243,7 @@ def _read_header(row: SecretRow) -> SecretHeader | None:
 
 
 def _meet(one: SecretHeader, other: SecretHeader) -> bool:
-    """Return whether two headers have one name and go to the same host."""
+    """Return whether two headers have the same name and share a host."""
     return one.name.lower() == other.name.lower() and not _parse_hosts(one).isdisjoint(_parse_hosts(other))
 
 

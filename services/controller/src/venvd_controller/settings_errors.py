@@ -1,4 +1,4 @@
-"""Describes wrong settings, one line for each: the variable, its value, and what it takes."""
+"""Describes wrong settings. Each line has the variable, its value, and what it takes."""
 
 from __future__ import annotations
 

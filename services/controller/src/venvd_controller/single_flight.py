@@ -1,4 +1,4 @@
-"""Single flight: one run of the work for each key, shared by all who ask for it at the same time."""
+"""Single flight: callers that ask for the work of a key at the same time share one run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
 _CLEANUP_SECONDS = 30.0
-"""How long the last waiter stays for the work to clean up after a cancel."""
+"""How long the last waiter waits for the work to clean up after a cancellation, in seconds."""
 
 
 class _Flight(Generic[T]):
-    """Work in a thread of its own. It is the `Progress` of that work and passes everything on to the waiters."""
+    """Work in a separate thread. This is the `Progress` of the work, and passes everything on to the waiters."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,16 +59,16 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Runs work once for each key; later callers join the run that is under way."""
+    """Runs the work of a key once at a time. Later callers join the run."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Flight[T]] = {}
         self._lock = threading.Lock()
 
     def run(self, key: Hashable, name: str, work: Callable[[Progress], T], progress: Progress) -> T:
-        """Return the result of `work`, started here unless it runs already.
+        """Return the result of `work`. Start it unless the work of the key runs already.
 
-        `name` names the work in errors and threads; `progress` gets its phases and log lines from now on.
+        `name` names the work in errors and threads. `progress` gets its phases and log lines from now on.
 
         Raises:
             Cancelled: raised by `progress.check`. The work goes on while another caller waits for it.

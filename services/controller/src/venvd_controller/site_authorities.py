@@ -1,4 +1,4 @@
-"""The authorities of a site, such as those of its proxies, which servers trust beside those of their system."""
+"""The authorities of a site, such as those of its proxies. Servers trust them beside those of their system."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ log = logging.getLogger("venvd.controller")
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _LARGEST = 512 << 10
-"""Bytes of all certificates; the file of secrets has room for them on each engine."""
+"""The most bytes of all certificates. The file of secrets has room for them on each engine."""
 
 
 class SiteAuthorities:
-    """Reads the file of `VENVD_CA_BUNDLE`, and again when it has changed.
+    """Reads the file of `VENVD_CA_BUNDLE`, and reads it again when it has changed.
 
     Args:
-        path: the file; None has no authorities.
+        path: the file; None for no authorities.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -27,7 +27,7 @@ class SiteAuthorities:
         self._text = ""
 
     def read(self) -> str:
-        """Return the certificates, PEM. If the file cannot be used now, they are its earlier ones."""
+        """Return the certificates, PEM. If the file cannot be used now, return the earlier ones."""
         if self._path is None:
             return ""
         try:

@@ -1,4 +1,4 @@
-"""Backends with `idleStop`: their replicas end while there are no calls, and start again on a call to the router."""
+"""Backends with `idleStop`. Their replicas end while there are no calls, and start on a call to the router."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from venvd_controller.database.tables import NEXT, BackendRow
 log = logging.getLogger("venvd.controller")
 
 _SETTLED_SECONDS = 2.0
-"""Seconds without a call after which a replica without an address ends: by then its router has read the new table."""
+"""After so many seconds without a call, a replica without an address ends: its router has read the new table."""
 
 
 class Sleep:

@@ -1,4 +1,4 @@
-"""The sockets of pipe backends: each has a directory, and perhaps a name, of its own."""
+"""The sockets of pipe backends. Each has its own directory, and perhaps its own name of a pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_reachable(spec: BackendSpec, engine: Engine) -> None:
     """Check that clients can reach the socket of a backend.
 
     Raises:
-        Unimplemented: the engine keeps sockets to itself.
+        Unimplemented: clients cannot reach the engine's sockets.
     """
     if spec.type == "pipe" and not engine.capabilities().sockets:
         name = spec.name or f"{spec.venv}-pipe"
@@ -30,10 +30,10 @@ def check_reachable(spec: BackendSpec, engine: Engine) -> None:
 
 
 def check_free(session: Session, spec: BackendSpec, name: str, home_id: str, run_dir: Path) -> None:
-    """Check that no other backend than `name` has the same directory of sockets, or the same name of a pipe.
+    """Check that no backend other than `name` has the same directory of sockets, or the same name of a pipe.
 
     Raises:
-        Conflict: one has it.
+        Conflict: another backend has it.
     """
     socket_name = choose_socket_name(spec, home_id, name)
     if socket_name is None:

@@ -1,4 +1,4 @@
-"""Checks of specifications, before anything is written."""
+"""Checks specifications before anything is written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MAX_PATTERNS = 100
 _OCI_RUNTIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_LABELS = 200
 _MAX_LENGTH = 32_768
-"""Characters of a label's value."""
+"""The most characters of a label's value."""
 _LIMITS = {"memoryBytes": (16 << 20, 1 << 50), "cpus": (0.01, 4096.0), "processes": (8, 1 << 22)}
 _MAX_PIPE_NAME = 64
 _MAX_TIMEOUT = 7 * 24 * 3600.0
@@ -51,10 +51,10 @@ _MAX_TTL = 3650 * 24 * 3600.0
 
 
 def check_venv(spec: VenvSpec, host_paths: HostPaths) -> VenvSpec:
-    """Check a venv's specification and return it with canonical requirements.
+    """Check a venv's specification, and return it with canonical requirements.
 
     Raises:
-        InvalidRequest: names the wrong field and what it takes.
+        InvalidRequest: a field is wrong; the message names it and what it takes.
         Forbidden: a path of the host is not allowed.
     """
     if spec.python is not None:
@@ -100,7 +100,7 @@ _NOT_WITH_PATH = (
 
 
 def _check_alone(spec: VenvSpec) -> None:
-    """Check that nothing is to be installed into a virtual environment of the host."""
+    """Check that the specification installs nothing into a virtual environment of the host."""
     for name in _NOT_WITH_PATH:
         if getattr(spec, name):
             raise InvalidRequest(f"path and {name} exclude each other: the virtual environment is used as it is")
@@ -116,7 +116,7 @@ def _read_pyproject(spec: VenvSpec) -> Pyproject | None:
 
 
 def _check_python(spec: VenvSpec, pyproject: Pyproject | None) -> str | None:
-    """Return the Pythons that a venv may have; the one that it names is among them."""
+    """Return the Pythons that a venv may have, and check that the one that it names is among them."""
     text = spec.requiresPython or (pyproject and pyproject.requires_python)
     if not text:
         return None
@@ -129,7 +129,7 @@ def _check_python(spec: VenvSpec, pyproject: Pyproject | None) -> str | None:
 
 
 def _check_lock(spec: VenvSpec, lines: Sequence[str]) -> str | None:
-    """Return the lock that a venv brings in its canonical form; it pins what `lines` ask for."""
+    """Return the lock that a venv brings, in its canonical form. Check that it pins what `lines` ask for."""
     if spec.lock is None:
         return None
     if spec.constraints:
@@ -149,17 +149,17 @@ def _check_dotnet(spec: VenvSpec) -> None:
 
 
 def _check_server(given: Mapping[str, Any], backend_type: str | None, host_paths: HostPaths) -> dict[str, Any]:
-    """Check a map of server settings and return it with the paths of its files resolved."""
+    """Check a map of server settings, and return it with resolved paths of files."""
     check_server_settings(given, backend_type)
     files = {name: host_paths.check(f"server.{name}", path) for name, path in list_files(given).items()}
     return {**given, **files}
 
 
 def check_backend(spec: BackendSpec, host_paths: HostPaths) -> BackendSpec:
-    """Check a backend's specification and return it with `host` as an address and `socketDir` as a name.
+    """Check a backend's specification, and return it with `host` as an address and `socketDir` as a name.
 
     Raises:
-        InvalidRequest: names the wrong field and what it takes.
+        InvalidRequest: a field is wrong; the message names it and what it takes.
         Forbidden: the backend would be open to the network without a token, or a path of the host is not allowed.
     """
     if spec.type not in BACKEND_TYPES:
@@ -236,7 +236,7 @@ def _check_pipe_name(spec: BackendSpec, directory: Path) -> None:
 
 
 def choose_name(base: str, taken: set[str]) -> str:
-    """Choose a name that begins as `base`, with a number after it where that is taken."""
+    """Choose the name `base`, with a number after it if the name is taken."""
     base = base[:58].rstrip("-")
     if base not in taken:
         return base
@@ -246,7 +246,7 @@ def choose_name(base: str, taken: set[str]) -> str:
 def choose_socket_name(spec: BackendSpec, home_id: str, name: str) -> str | None:
     """Choose the name of a backend's directory of sockets.
 
-    It is short, as paths of sockets must be, and differs between homes, which may share a run directory.
+    It is short, because paths of sockets must be short. It differs between homes, which may share a run directory.
     """
     if spec.type != "pipe":
         return None
@@ -338,7 +338,7 @@ def _parse_host(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -348,7 +348,7 @@ def is_loopback(host: str) -> bool:
 
 
 def create_provider_name(provider: str, model: str | None) -> str:
-    """Create the stable name of a provider's venv: a DNS label, with a digest unless it shows the provider exactly.
+    """Create the stable name of a provider's venv: a DNS label, with a digest unless it shows the exact provider.
 
     Raises:
         InvalidRequest: the text has no letter or digit.

@@ -1,7 +1,7 @@
-"""The starts that may run at the same time.
+"""Limits how many starts run at the same time.
 
-A start takes the processor of the machine that runs the backends. Twelve starts at once keep each other and the engine
-waiting: together they take twice as long as two at a time.
+A start uses the processor of the machine that runs the backends. Twelve starts at once make each other and the engine
+wait: together they take twice as long as two at a time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class StartPlaces:
     """Has a place for each start that may run.
 
     Args:
-        engine: its processors are the number of places, unless `most` is given.
-        most: the number of places; None for one a processor.
+        engine: the engine; unless `most` is given, there is one place for each of its processors.
+        most: the number of places; None for one for each processor.
     """
 
     def __init__(self, engine: Engine, most: int | None) -> None:
@@ -31,7 +31,7 @@ class StartPlaces:
 
     @contextmanager
     def take(self, progress: Progress) -> Iterator[Place]:
-        """Hold a place; wait for one in the phase `waiting`.
+        """Hold a place until the end of the block. Wait for a free one in the phase `waiting`.
 
         Raises:
             Cancelled: the start is not wanted any more.
@@ -63,7 +63,7 @@ class Place:
         self._places = places
 
     def leave(self) -> None:
-        """Let another start begin; a start may leave its place before it ends."""
+        """Let another start begin. A start may leave its place before it ends."""
         if self._places is not None:
             self._places.release()
             self._places = None

@@ -1,6 +1,6 @@
 """Streams of server-sent events: operations, and logs of backends.
 
-A stream holds no thread while it waits, and a client that goes away leaves no thread behind.
+A stream needs no thread while it waits, and a client that goes away leaves no thread behind.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ log = logging.getLogger("venvd.controller")
 _KEEP_ALIVE_SECONDS = 10.0
 """After this time without an event a comment keeps the connection open."""
 _MAX_PENDING = 10_000
-"""Lines that wait for a slow follower; it reads further lines from the log."""
+"""How many lines may wait for a slow follower. It reads further lines from the log."""
 _CHECK_SECONDS = 1.0
-"""Seconds between two looks whether the token of a client is still valid."""
+"""Seconds between two checks whether the token of a client is still valid."""
 _POLL_SECONDS = 0.25
 """Seconds between two searches for the next launch of a backend."""
 
@@ -52,7 +52,7 @@ class Signal:
         self._event.clear()
 
     async def wait(self) -> bool:
-        """Wait for the event; return false when a comment is due."""
+        """Wait for the event. Return False when a comment is due."""
         try:
             await asyncio.wait_for(self._event.wait(), _KEEP_ALIVE_SECONDS)
         except TimeoutError:
@@ -63,7 +63,7 @@ class Signal:
 async def _follow_while(
     is_valid: Callable[[], bool], events: AsyncIterator[Event | None]
 ) -> AsyncIterator[Event | None]:
-    """Yield events until they end, or until a token is no longer valid."""
+    """Yield events until they end, or until the token is no longer valid."""
     try:
         while True:
             pending = asyncio.ensure_future(anext(events))
@@ -79,7 +79,7 @@ async def _follow_while(
 
 
 def create_response(events: AsyncIterator[Event | None], is_valid: Callable[[], bool]) -> StreamingResponse:
-    """Send events as server-sent events, and None as a comment, for as long as the client's token is valid."""
+    """Send events as server-sent events, and None as a comment, as long as the client's token is valid."""
 
     async def render() -> AsyncIterator[bytes]:
         async for event in _follow_while(is_valid, events):
@@ -92,7 +92,7 @@ def create_response(events: AsyncIterator[Event | None], is_valid: Callable[[], 
 
 
 async def stream_operation(operations: Operations, key: str, after: int) -> AsyncIterator[Event | None]:
-    """Yield the events of an operation with an ID greater than `after` until `done`; None when a comment is due."""
+    """Yield the events of an operation with an ID greater than `after`, until `done`. Yield None for a comment."""
     signal = Signal()
     with operations.subscribe(key, signal.set):
         while not operations.closing:
@@ -132,7 +132,7 @@ class Follower:
 
 
 class LogHub:
-    """Follows the logs of launches: one thread for each launch, however many clients follow it."""
+    """Follows the logs of launches. Each launch has one thread for all its clients."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -179,7 +179,7 @@ class LogHub:
         self._remove_unused(topic)
 
     def _remove_unused(self, topic: _Topic) -> bool:
-        """Remove a topic; return false if a new follower has joined a launch that still runs."""
+        """Remove a topic. Return False if a new follower has joined a launch that still runs."""
         with self._lock:
             if topic.followers and not topic.ended:
                 return False
@@ -213,7 +213,7 @@ class Launches:
         self._last: str | None = None
 
     def find_next(self) -> LaunchRecord | None:
-        """Find the launch to follow; None while there is none yet.
+        """Find the launch to follow. Return None while there is none.
 
         Raises:
             NotFound: the backend is removed.
@@ -236,7 +236,7 @@ async def stream_backend_log(
 ) -> AsyncIterator[Event | None]:
     """Yield the last lines of a backend's log and then each new line, over restarts, until the backend is removed.
 
-    The events are `log` and, at the end, `done`; None when a comment is due.
+    The events are `log` and, at the end, `done`. None means that a comment is due.
     """
     number, last_time = 0, ""
     while not hub.closing:
@@ -253,7 +253,7 @@ async def stream_backend_log(
             yield Event(number + 1, "done", None)
             return
         except VenvdError:
-            launch = None  # the engine does not answer, and may come back
+            launch = None  # the engine does not answer now, but may answer later
         yield None
         await asyncio.sleep(_POLL_SECONDS)
 
@@ -261,7 +261,7 @@ async def stream_backend_log(
 async def _stream_launch_log(
     hub: LogHub, engine: Engine, record: LaunchRecord, first: tuple[int | None, datetime | None], last_time: str
 ) -> AsyncGenerator[LogLine | None]:
-    """Yield the lines of one launch after `last_time`, until it ends; `first` is `tail` and `since` of its past."""
+    """Yield the lines of a launch after `last_time`, until it ends; `first` is `tail` and `since` for past lines."""
     follower = Follower()
     tail, since = first
 

@@ -1,9 +1,9 @@
-"""Updates: a launch of a backend is replaced by another one, which is started beside it and is ready before.
+"""Updates: another launch replaces a launch of a backend. It starts beside the old one, and is ready before the change.
 
 Each row of a replica, or of the router, is a place for a launch. In an update a second row, `NEXT`, starts a launch for
-the place. Once that is ready, the rows exchange their launches, and the second row, now `FORMER`, keeps the old one
-until that has drained. Where an address cannot lead to another launch, the ready one only shows that the build starts:
-the place itself is then restarted with that build.
+the place. Once that is ready, the rows exchange their launches. The second row, now `FORMER`, keeps the old launch
+until it has drained. If an address cannot lead to another launch, the ready one only shows that the build starts. Then
+the place itself restarts with that build.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _STARTING = frozenset({"pending", "starting"})
 _SERVING = frozenset({"running", "unhealthy"})
 _FIRST_DELAY = 60.0
 _MAX_DELAY = 3600.0
-"""Seconds between two tries of an update that fails; the delay doubles with each failure."""
+"""The most seconds between two tries of an update that fails. The delay doubles with each failure."""
 _NEVER = 1e12
-"""Unix time of the next try of an update that was cancelled: the next build is taken at once."""
+"""The Unix time of the next try of a cancelled update. An update to the next build begins at once."""
 _POLL_SECONDS = 0.1
 _SETTLED_SECONDS = 2.0
-"""A former launch ends no earlier after its list of sessions is known: routers have read of it by then."""
+"""How long a former launch runs at least once its list of sessions is known: routers read the list by then."""
 
 
 class Updates:
-    """Replaces the launches of outdated backends with `update: rolling`, and those that a rollback takes back."""
+    """Replaces launches: outdated ones of backends with `update: rolling`, and those that a rollback takes back."""
 
     def __init__(
         self, database: Database, engine: Engine, backends: Backends, operations: Operations, starter: BackendStarter
@@ -71,14 +71,14 @@ class Updates:
             self._forget_failures(rows, newest)
             if outdated is None or venv in busy:
                 continue
-            busy.add(venv)  # where the build does not start, the other backends of the venv keep the one they have
+            busy.add(venv)  # if the build does not start, the other backends of the venv keep their builds
             has_failed = outdated.failed_update == newest.identify(outdated)
             if not has_failed or time.time() >= outdated.update_at:
                 log.info("%s: its build or its server is older than a start would give it", rows[0].name)
                 self._queue(rows[0].name)
 
     def _forget_failures(self, rows: Sequence[BackendRow], newest: Newest) -> None:
-        """Forget why updates failed of launches that need none any more."""
+        """For launches that need no update any more, forget why updates failed."""
         for row in rows:
             if row.failed_update is not None and row.record is not None and not newest.replaces(row):
                 self._backends.update(row.name, failed_update=None, update_error=None, update_failures=0)
@@ -92,7 +92,7 @@ class Updates:
     def roll_back(self, name: str) -> tuple[Backend, OperationInfo]:
         """Queue an update to the builds of the venv that the replicas of a backend ran before.
 
-        What does not run is started with the older build instead.
+        If not all of them serve, this restarts the backend with the older builds instead.
 
         Raises:
             NotFound: there is no such backend.
@@ -114,11 +114,11 @@ class Updates:
     # ---- the operation
 
     def _run_update(self, name: str, run: Run) -> None:
-        """Replace the launches of a backend that are to be, one after the other.
+        """Replace the launches of a backend that are due, one after the other.
 
         Raises:
             Cancelled: the backend is being removed.
-            Unavailable: a successor did not start; the launches that were not replaced run on.
+            Unavailable: a successor did not start; the launches that were not replaced continue to run.
         """
         while (place := self._find_next_place(name)) is not None:
             run.check()
@@ -129,9 +129,9 @@ class Updates:
                 self._replace(row, following, run)
 
     def _find_next_place(self, name: str) -> tuple[BackendRow, BackendRow | None] | None:
-        """Find the next launch that is to be replaced, and the row of its successor, if it has one.
+        """Find the next launch that is due, and the row of its successor, if it has one.
 
-        Successors of launches that are not to be replaced any more are removed.
+        This removes the successors of all other launches.
         """
         with self._database.write() as session:
             first = session.get(BackendRow, name)
@@ -197,27 +197,27 @@ class Updates:
         run.log(f"{replicas.title(row)}: the new launch serves")
 
     def _leads_elsewhere(self, row: BackendRow) -> bool:
-        """Return whether clients find another launch in this place: its address leads there, or a table does."""
+        """Return whether clients can be led to another launch in this place, by its address or by a table."""
         if row.spec["type"] in self._engine.moving_types:
             return True
         launches = self._backends.list_launches(row.replica_of or row.name)
         return not row.is_router and (row.replica > 0 or launches[-1].is_router)
 
     def _switch(self, seen: BackendRow, following: BackendRow) -> None:
-        """Put the launch of a successor into its place, and let the one before drain."""
+        """Put the launch of a successor into its place, and let the old one drain."""
         with self._database.write() as session:
             row, beside = session.get(BackendRow, seen.name), session.get(BackendRow, following.name)
             starts = self._operations.find_active(session, KIND, seen.name) is not None
             if row is None or beside is None or not beside.wanted or not _is_serving(row):
                 return
             if row.launch != seen.launch or starts:
-                return  # it was restarted meanwhile; the next look removes the successor
+                return  # the place was restarted meanwhile; the next look removes the successor
             exchange_launches(row, beside)
             beside.drain_until = time.time() + replicas.get_drain_timeout(read_spec(row))
         self._backends.announce_change()
 
     def _await_idle(self, row: BackendRow, run: Run) -> None:
-        """Wait until a launch has no call, at most for the time that it may drain."""
+        """Wait until a launch has no call, but not longer than it may drain."""
         end = time.monotonic() + replicas.get_drain_timeout(read_spec(row))
         token = self._backends.tokens.derive_for_metrics(row)
         while time.monotonic() < end and _has_calls(row, token):
@@ -225,7 +225,7 @@ class Updates:
             time.sleep(_POLL_SECONDS)
 
     def _prepare_restart(self, seen: BackendRow, following: BackendRow) -> bool:
-        """Have a place start with the build that its successor has shown to start, and remove that."""
+        """Remove a successor that was ready, and let its place start with the same build."""
         with self._database.write() as session:
             row, beside = session.get(BackendRow, seen.name), session.get(BackendRow, following.name)
             if row is None or beside is None or row.launch != seen.launch or not _is_serving(row):
@@ -240,7 +240,7 @@ class Updates:
         self._backends.announce_change()
 
     def _record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
-        """Note why an update failed, remove the successor, and leave the launch before as it is."""
+        """Note why an update failed, remove the successor, and leave the old launch as it is."""
         first = session.get(BackendRow, name)
         if first is None or not first.wanted:
             return
@@ -262,7 +262,7 @@ class Updates:
     # ---- for the reconciler
 
     def has_ended(self, row: BackendRow) -> bool:
-        """Return whether a launch beside a place may go: a former one that has drained, or a successor of no update."""
+        """Return whether a launch beside a place may end: a drained former one, or a successor without an update."""
         if row.stage == NEXT:
             return row.replica_of not in self._operations.list_active_targets(UPDATE)
         if row.record is None or time.time() >= (row.drain_until or 0.0):
@@ -293,7 +293,7 @@ def _list_previous(rows: Sequence[BackendRow]) -> list[tuple[BackendRow, str]]:
 
 
 def _has_calls(row: BackendRow, token: str) -> bool:
-    """Return whether a launch that answers has calls."""
+    """Return whether a launch answers and has calls."""
     if row.is_router:
         passing = replicas.read_router_load(row, token)
         return passing is not None and passing.calls > 0

@@ -1,4 +1,4 @@
-"""Code that runs in a venv on behalf of a client that has no backend of it: a backend is started for it."""
+"""Runs code in a venv for a client that has no backend of the venv: the controller starts one."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from venvd_engines.engine import Engine
 _POLL_SECONDS = 0.1
 _LARGEST_LINE = 32 << 20
 _START_SECONDS = 1800.0
-"""Seconds in which the venv of a run is built and its backend is running."""
+"""Seconds within which the venv of a run must be built and its backend must run."""
 _MARGIN_SECONDS = 30.0
 """Seconds that a backend has for its answer beyond the time for the code."""
 _MOST_RUNS = 16
-"""Runs at a time: each holds one of the threads that answer all requests."""
+"""How many runs are possible at a time. Each occupies one of the threads that answer all requests."""
 
 
 class VenvRuns:
     """Runs code in venvs, each in a fresh session of a backend named after the venv.
 
-    It is a pipe backend, or an HTTP backend where the engine keeps sockets to itself.
+    It is a pipe backend, or an HTTP backend if clients cannot reach the engine's sockets.
     """
 
     def __init__(self, engine: Engine, backends: Backends, venvs: Venvs, forwarder: Forwarder) -> None:
@@ -46,13 +46,13 @@ class VenvRuns:
         self._places = threading.BoundedSemaphore(_MOST_RUNS)
 
     def run(self, venv: str, code: str, timeout: float) -> dict[str, Any]:
-        """Execute code, and return the output of `exec`; `timeout` counts from the moment in which the backend runs.
+        """Execute code, and return the output of `exec`; `timeout` counts from the moment at which the backend runs.
 
         Raises:
             NotFound: there is no such venv.
             Busy: too many runs are under way.
-            Unavailable: its backend does not start.
-            DeadlineExceeded: its backend takes too long to start.
+            Unavailable: the backend does not start.
+            DeadlineExceeded: the backend takes too long to start.
             VenvdError: an error of the backend.
         """
         self._venvs.get(venv)

@@ -1,4 +1,4 @@
-"""Venvs: the specification of each, its lock, and the image built from them."""
+"""Venvs: the specification of each, its lock, and the image that is built from them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Build:
     """A build that succeeded."""
 
     runtime: str | None
-    """None of a virtual environment of the host."""
+    """None for a virtual environment of the host."""
     lock: str
     image: Image
 
@@ -110,7 +110,7 @@ class Venvs:
         """Return the image of a venv that is ready, without building anything.
 
         Raises:
-            Conflict: it is not ready, or its image is gone.
+            Conflict: the venv is not ready, or its image is gone.
         """
         row = self._get_row(name)
         image = None if row.image is None else self._engine.find_image(row.image["key"])
@@ -153,16 +153,16 @@ class Venvs:
     def change(
         self, name: str, choose: Callable[[VenvSpec | None], VenvSpec], *, declared: bool = False, upgrade: bool = False
     ) -> tuple[Venv, OperationInfo | None]:
-        """Create or change a venv; the operation is None if there is nothing to build.
+        """Create or change a venv. The operation is None if there is nothing to build.
 
-        A build of the same inputs continues. A build of other inputs is cancelled. With `upgrade` the lock is resolved
-        again; if that fails, the venv stays as it was.
+        A build of the same inputs continues. A build of other inputs is cancelled. With `upgrade`, the lock is resolved
+        again. If that fails, the venv stays as it was.
 
         Args:
-            name: that of the venv.
+            name: the name of the venv.
             choose: returns the specification to write, from the stored one; nothing changes the venv in between.
-            declared: whether the manifest declares it.
-            upgrade: whether its lock is resolved again.
+            declared: whether the manifest declares the venv.
+            upgrade: whether to resolve the lock again.
         """
         check_name("venv", name)
         with self._database.write() as session:
@@ -199,7 +199,7 @@ class Venvs:
             row.state, row.error = "pending", None
 
     def _choose_runtime(self, session: Session, spec: VenvSpec, earlier_choice: str | None) -> str | None:
-        """Choose the runtime of a venv that names none; None leaves it to the build."""
+        """Choose the runtime of a venv that names none. None leaves the choice to the build."""
         needed = _get_needed_python(spec.requiresPython)
         order = [self._runtimes.find_default(session), earlier_choice, *self._runtimes.list_ready(session)]
         return next((version for version in order if version and needed.allows(version)), None)
@@ -240,7 +240,7 @@ class Venvs:
         self._ensure(name, run)
 
     def ensure(self, name: str, progress: Progress) -> Image:
-        """Return the image of a venv, built if necessary. If an upgrade fails meanwhile, that is the image before.
+        """Return the image of a venv, and build it if necessary. If an upgrade fails, return the earlier image.
 
         Raises:
             VenvdError: the venv cannot be built.
@@ -312,7 +312,7 @@ class Venvs:
             self._slots.release()
 
     def _find_lock(self, row: VenvRow, runtime: RuntimeRef, progress: Progress) -> str:
-        """Return the lock that the venv brings, or the one of its last build if that still fits, or a new one."""
+        """Return the lock that the venv brings, or that of its last build if it still fits, or a new one."""
         lines = add_requirements(row.spec["requirements"], row.spec.get("dotnet", False))
         if row.spec.get("lock"):
             lock = locking.select(row.spec["lock"], runtime.resolved)
@@ -320,17 +320,17 @@ class Venvs:
             return lock
         if row.lock is not None and not _is_upgrade(row):
             locked = (row.image or {}).get("locked")
-            # an image that is gone is built again from the same lock, and so is one with other apt packages or checks
+            # the same lock serves to build a missing image again, or an image with other apt packages or checks
             if locked == _digest_lock_inputs(row) or row.inputs == _digest_inputs(row):
                 return row.lock
         progress.phase("lock")
         return self._engine.lock(runtime, lines, progress, row.spec.get("constraints", ()))
 
     def _check_extras(self, lock: str, lines: Sequence[str], runtime: RuntimeRef, progress: Progress) -> None:
-        """Check that a lock which a venv brings has what the extras of its requirements need. Only an index knows that.
+        """Check that a lock of a client has what the extras of the requirements need. Only an index knows that.
 
         Raises:
-            InvalidRequest: packages are missing; names them.
+            InvalidRequest: packages are missing; the message names them.
         """
         with_extras = requirements.list_with_extras(lines)
         if not with_extras:
@@ -347,7 +347,7 @@ class Venvs:
             )
 
     def _set_state(self, identity: str, state: str, error: str | None) -> None:
-        """Write the state of a build to every venv that waits for this build."""
+        """Write the state of a build to every venv that waits for it."""
         with self._database.write() as session:
             for row in session.scalars(select(VenvRow).where(VenvRow.state.in_(("pending", "building", "failed")))):
                 if _identify_build(row) == identity:
@@ -356,7 +356,7 @@ class Venvs:
                         _undo_upgrade(row)
 
     def _store(self, name: str, identity: str, build: Build) -> bool:
-        """Write a build to the row of a venv. Return false if the venv waits for another one since it began."""
+        """Write a build to the row of a venv. Return False if the venv by now waits for another build."""
         image = {"key": build.image.key, "ref": build.image.ref, "python": build.image.python}
         packages = [asdict(package) for package in build.image.packages]
         with self._database.write() as session:
@@ -376,7 +376,7 @@ def _get_needed_python(text: str | None) -> RequiresPython:
 
 
 def _identify_build(row: VenvRow) -> str:
-    """Return the name of the build for which a venv waits: its inputs, and the upgrade if it is one."""
+    """Return the identity of the build for which a venv waits: its inputs, and the upgrade if it is one."""
     upgrade = row.image.get(_UPGRADE) if row.image is not None else None
     return f"{upgrade or ''}:{_digest_inputs(row)}"
 
@@ -392,7 +392,7 @@ def _digest_lock_inputs(row: VenvRow) -> str:
 
 
 _NEWER_INPUTS = ("constraints", "lock", "checks", "dotnet", "path")
-"""Inputs that count only where they are given, so that the digests of earlier versions stay."""
+"""Inputs that count only if they are given, so that the digests of earlier versions stay the same."""
 
 
 def _digest(inputs: list[Any], row: VenvRow, newer: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The web page at `/`: files of this package, sent with strict headers and without a token, as they hold no state."""
+"""The web page at `/`: files of this package, with strict headers. They contain no state, so they need no token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from venvd_http.asgi import ASGIApp, Headers, Receive, Scope, Send, send_whole
 _INDEX = "/"
 _PREFIX = "/page/"
 _PLACEHOLDER = b"HASH"
-"""Stands in the index for the digest of all files, which is a part of their paths."""
+"""The placeholder in the index for the digest of all files. The digest is a part of their paths."""
 _TYPES = {
     "css": b"text/css; charset=utf-8",
     "html": b"text/html; charset=utf-8",
@@ -22,7 +22,7 @@ _POLICY = (
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     b"require-trusted-types-for 'script'; trusted-types output"
 )
-"""Output of user code is hostile: no script, style or request comes from anywhere but these files."""
+"""Output of user code is hostile, so scripts, styles and requests may come only from these files."""
 _HEADERS: Headers = (
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
@@ -37,7 +37,7 @@ _CHECK_FIRST = (b"cache-control", b"no-cache")
 
 
 class WebPage:
-    """ASGI middleware: answers `GET` and `HEAD` for the page and its files, and passes on all else."""
+    """ASGI middleware: answers `GET` and `HEAD` for the page and its files, and passes on all other requests."""
 
     def __init__(self, app: ASGIApp, answers: dict[str, tuple[Headers, bytes]]) -> None:
         self._app = app
@@ -53,7 +53,7 @@ class WebPage:
 
 
 def read_page() -> dict[str, tuple[Headers, bytes]]:
-    """Read the page: headers and body of each path. The paths change with the content, so that caches keep them."""
+    """Read the page: headers and body of each path. The paths change with the content, so caches can keep files."""
     contents = {
         each.name: each.read_bytes() for each in (files("venvd_controller") / "page").iterdir() if each.is_file()
     }

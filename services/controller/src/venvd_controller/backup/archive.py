@@ -32,13 +32,13 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error)
 
 @dataclass(frozen=True)
 class Header:
-    """What a backup says of itself."""
+    """What a backup says about itself."""
 
     format: int
     version: str
-    """Of venvd."""
+    """The version of venvd."""
     revision: str
-    """Of the schema of its tables."""
+    """The revision of the schema of its tables."""
     home: str
     created_at: str
 
@@ -70,7 +70,7 @@ class ArchiveReader:
     """Reads the files of a backup from a stream, in their order.
 
     Raises:
-        InvalidRequest: the stream is no backup, or one of a newer format.
+        InvalidRequest: the stream is not a backup, or has a newer format.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -92,7 +92,7 @@ class ArchiveReader:
             yield member.name, data
 
     def read_files(self) -> Iterator[tuple[str, bytes]]:
-        """Iterate over names and contents of the files after the header; the last step compares the checksums.
+        """Iterate over names and contents of the files after the header. The last step compares the checksums.
 
         Raises:
             InvalidRequest: the archive is truncated or damaged.

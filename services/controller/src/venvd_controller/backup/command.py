@@ -31,7 +31,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, words: argparse.Namespace) -> int:
-    """Run a command; return the exit code. With a backup to standard output, it tells its result on standard error."""
+    """Run a command; return the exit code. A backup to standard output reports its result on standard error."""
     output = sys.stderr if words.file == _STREAM and words.command == "backup" else sys.stdout
     try:
         summary = _run_command(settings, words)

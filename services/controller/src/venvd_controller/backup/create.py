@@ -33,23 +33,23 @@ class Summary:
     """What a backup or a restore has copied."""
 
     home: str
-    """ID of the home."""
+    """The ID of the home."""
     database: str
     """`sqlite` or `postgresql`."""
     revision: str
-    """Of the schema."""
+    """The revision of the schema."""
     rows: dict[str, int]
-    """By table."""
+    """The number of rows of each table."""
     files: list[str]
 
 
 @contextlib.contextmanager
 def create_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that only its owner may read; it appears under its name when the block has ended well.
+    """Open a new file that only its owner may read. It gets its name when the block has ended without an error.
 
     Raises:
         Conflict: the file exists.
-        Unavailable: it cannot be written.
+        Unavailable: the file cannot be written.
     """
     if path.exists():
         raise Conflict(f"{path} exists: name another file, or remove it first")
@@ -67,7 +67,7 @@ def create_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def create_backup(settings: Settings, stream: BinaryIO) -> Summary:
-    """Write the state of a home to a stream: its files, and all rows as they are at one moment.
+    """Write the state of a home to a stream: its files, and all rows as of one moment.
 
     Raises:
         NotFound: the home has no state.
@@ -102,7 +102,7 @@ def create_backup(settings: Settings, stream: BinaryIO) -> Summary:
 
 
 def _read_files(home: Path, identity: Path | None) -> dict[str, bytes]:
-    """Read the files of a home; none changes between the first and the last one."""
+    """Read the files of a home. None of them changes between the first and the last one."""
     before: dict[str, bytes] = {}
     while True:
         files = _read_files_once(home, identity or home)
@@ -126,14 +126,14 @@ def _read_files_once(home: Path, identity: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def _open_snapshot(url: str) -> Iterator[Connection]:
-    """Open a transaction that reads, and that sees the database as it is at its beginning."""
+    """Open a transaction that reads, and sees the database as of its beginning."""
     engine = connect(url)
     try:
         with translate_errors(), engine.connect() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             else:
-                connection.exec_driver_sql("BEGIN")  # sqlite3 begins none by itself before a SELECT
+                connection.exec_driver_sql("BEGIN")  # sqlite3 begins no transaction by itself before a SELECT
             yield connection
     finally:
         engine.dispose()

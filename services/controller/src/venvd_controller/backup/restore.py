@@ -1,4 +1,4 @@
-"""`venvd restore`: puts the state in a backup into a home without a controller, all of it or none."""
+"""`venvd restore`: puts the state of a backup into a home without a controller, either all of it or nothing."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from venvd_controller.settings import Settings
 
 _STAGE = "restore.part"
 _LOCK_SECONDS = 30
-"""So long may another user of the database delay a restore."""
+"""How long another user of the database may delay a restore."""
 
 
 def restore_backup(settings: Settings, stream: BinaryIO, *, replace: bool = False) -> Summary:
-    """Restore the state in a backup: into the database that the settings name, and into the home.
+    """Restore the state of a backup into the database that the settings name, and into the home.
 
-    Files and rows are prepared first. An interrupted restore leaves the state as it was. If it is interrupted in the
-    last step, it leaves a mark, with which no controller starts.
+    It prepares files and rows first. An interrupted restore leaves the state as it was. If it is interrupted in the
+    last step, it leaves a mark, and no controller starts while the mark exists.
 
     Args:
-        settings: they name the home and the database.
+        settings: the settings; they name the home and the database.
         stream: the backup.
-        replace: also in place of other state.
+        replace: whether to replace other state.
 
     Raises:
         Conflict: a controller runs, or there is other state.
-        InvalidRequest: the file is no whole backup, or one of a newer venvd.
+        InvalidRequest: the file is not a whole backup, or a newer venvd made it.
         Unavailable: the home or the database cannot be used.
     """
     home = settings.home.absolute()
@@ -118,7 +118,7 @@ class _Restore:
             )
 
     def _prepare_database(self, connection: Connection) -> None:
-        """Drop the tables of the state that the backup replaces; they exist until the commit."""
+        """Drop the tables of the state that the backup replaces. They exist until the commit."""
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
         metadata = reflect(connection)
         others = metadata.tables.keys() - Table.metadata.tables.keys() - {VERSIONS}
@@ -165,12 +165,12 @@ class _Restore:
         _sync(self._home)
 
     def _move_files(self) -> None:
-        """Put the prepared files in place, and end with the mark."""
+        """Put the prepared files in place. As the last step, remove the mark."""
         database = self._settings.sqlite_file
         for suffix in ("-wal", "-shm"):
             database.with_name(database.name + suffix).unlink(missing_ok=True)
         if not self._is_sqlite and database.exists():
-            database.rename(database.with_name(database.name + ".old"))  # a stale one is mistaken for the state
+            database.rename(database.with_name(database.name + ".old"))  # a stale one would be mistaken for the state
         (self._home / OLDER_TOKENS).unlink(missing_ok=True)
         for path in sorted(self._stage.iterdir()):
             path.rename(self._home / path.name)

@@ -1,4 +1,4 @@
-"""The rows of all tables, of whatever schema, as lines of JSON that each kind of database can take."""
+"""The rows of all tables, of any schema, as lines of JSON that each kind of database accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.types import NullType
 from venvd_contract.errors import InvalidRequest
 
 VERSIONS = "alembic_version"
-"""The table with the revision of the schema; the migrations write it."""
+"""The table with the revision of the schema. The migrations write it."""
 _BATCH_ROWS = 500
 _CHUNK_BYTES = 1 << 20
 
@@ -26,7 +26,7 @@ def read_revision(connection: Connection) -> str | None:
 
 
 def reflect(connection: Connection) -> MetaData:
-    """Read which tables there are."""
+    """Read the descriptions of the tables that exist."""
     metadata = MetaData()
     metadata.reflect(connection)
     return metadata
@@ -35,7 +35,7 @@ def reflect(connection: Connection) -> MetaData:
 def dump_tables(connection: Connection) -> Iterator[tuple[str, int, bytes]]:
     """Iterate over the rows of all tables, as names of tables, numbers of rows, and their lines.
 
-    Rows are read in batches. A table comes after those to which its foreign keys point.
+    It reads rows in batches. A table comes after those to which its foreign keys point.
     """
     for table in reflect(connection).sorted_tables:
         if table.name != VERSIONS:
@@ -44,7 +44,7 @@ def dump_tables(connection: Connection) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _dump_table(connection: Connection, table: Table) -> Iterator[tuple[int, bytes]]:
-    # JSON as the text that it is: a null of JSON is not the null of SQL
+    # read JSON as text: a JSON null is not an SQL NULL
     columns = [cast(each, Text).label(each.name) if isinstance(each.type, JSON) else each for each in table.c]
     query = select(*columns).order_by(*table.primary_key)
     names = table.c.keys()
@@ -81,7 +81,7 @@ class TableLoader:
         """Insert rows.
 
         Raises:
-            InvalidRequest: they do not fit the table.
+            InvalidRequest: the rows do not fit the table.
         """
         table = self._tables.get(name)
         if table is None or name == VERSIONS:
@@ -106,10 +106,10 @@ class TableLoader:
             return value
         if isinstance(kind, LargeBinary):
             return base64.b64decode(value)
-        return value.replace("\0", "\ufffd") if self._is_postgresql else value  # its text has no such character
+        return value.replace("\0", "\ufffd") if self._is_postgresql else value  # its text cannot contain NUL
 
     def finish(self) -> None:
-        """Let the next numbers that PostgreSQL gives rows follow the numbers of these rows."""
+        """Make PostgreSQL continue its numbers of rows after the numbers of these rows."""
         for name in self.counts if self._is_postgresql else ():
             table = self._tables[name]
             for column in table.primary_key:

@@ -1,4 +1,4 @@
-"""The database of desired and actual state."""
+"""The database with the desired and the actual state."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
 class Database:
-    """Reads run in parallel, writes one after the other: a database belongs to one controller.
+    """The database of one controller. Reads run in parallel, writes one after the other.
 
     Attributes:
-        writes: how many transactions have ended; while it is the same, a query gives the same result.
+        writes: how many transactions have ended; while it does not change, a query gives the same result.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -49,7 +49,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a transaction; after the commit, run the calls registered with `after_commit`.
+        """Open a transaction. After the commit, run the calls registered with `after_commit`.
 
         Raises:
             Unavailable: the database does not answer.
@@ -68,7 +68,7 @@ class Database:
 
 
 class Reading(Generic[Result]):
-    """The result of a query, which is read again after a write. Its rows are shared, and stay unchanged.
+    """The result of a query. It is read again after a write. Callers share its rows, and must not change them.
 
     Args:
         read: the query.
@@ -85,7 +85,7 @@ class Reading(Generic[Result]):
         Raises:
             Unavailable: the database does not answer.
         """
-        writes, cached = self._database.writes, self._found  # a write that ends meanwhile counts as one after it
+        writes, cached = self._database.writes, self._found  # count a write that ends during the query as one after it
         if cached is None or cached[0] != writes:
             with self._database.read() as session:
                 cached = self._found = writes, self._read(session)
@@ -93,7 +93,7 @@ class Reading(Generic[Result]):
 
 
 def after_commit(session: Session, call: Callable[[], object]) -> None:
-    """Run `call` after the transaction of `session` is committed; a rollback drops it."""
+    """Run `call` after the transaction of `session` is committed. A rollback drops the call."""
     session.info.setdefault("after", []).append(call)
 
 
@@ -101,7 +101,7 @@ def get_row(session: Session, table: type[Row], kind: str, name: str) -> Row:
     """Read the row of a name.
 
     Raises:
-        NotFound: names what is missing, and the most similar name that exists.
+        NotFound: there is no such row; the message has the most similar name that exists.
     """
     row = session.get(table, name)
     if row is None:
@@ -113,7 +113,7 @@ def get_row(session: Session, table: type[Row], kind: str, name: str) -> Row:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn errors of a database that does not answer into `Unavailable`."""
+    """Turn the errors of a database that does not answer into `Unavailable`."""
     try:
         yield
     except _UNAVAILABLE as error:
@@ -135,7 +135,7 @@ def open_database(url: str) -> Database:
 
 
 def connect(url: str) -> Engine:
-    """Prepare connections to the database at a SQLAlchemy URL, whatever its schema.
+    """Prepare connections to the database at a SQLAlchemy URL. Its schema does not matter.
 
     Raises:
         InvalidRequest: the URL is wrong, or its driver is not installed.
@@ -159,7 +159,7 @@ def _prepare_sqlite(connection: object, _: object) -> None:
 
 
 def _prepare_postgresql(connection: object, _: object) -> None:
-    """Let the server end the transaction of a controller whose machine is gone, before that blocks the next leader."""
+    """Let the server end the transaction of a controller whose machine is gone, before it blocks the next leader."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
     for setting, number in (("idle", 5), ("interval", 2), ("count", 3)):
         cursor.execute(f"SET tcp_keepalives_{setting} = {number}")
@@ -168,7 +168,7 @@ def _prepare_postgresql(connection: object, _: object) -> None:
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:
-    """Run the migrations up to a revision that are new to this database.
+    """Run those migrations up to a revision that the database does not have yet.
 
     Raises:
         InvalidRequest: the database has migrations that this program does not know.
@@ -185,7 +185,7 @@ def migrate(connection: Connection, revision: str = "head") -> None:
 
 
 def list_revisions() -> list[str]:
-    """List the revisions of the schema that this program knows, the newest first."""
+    """List the revisions of the schema that this program knows, newest first."""
     return [each.revision for each in ScriptDirectory.from_config(_configure_migrations()).walk_revisions()]
 
 

@@ -1,7 +1,7 @@
 """The scope that each route needs: declared beside the route, checked before it runs, shown in the schema.
 
-Names in braces are those of the request's path, or of the object that it is about. `*` is any name. Where a route names
-several scopes, one of them is enough.
+Names in braces come from the request's path, or from the object that the request is about. `*` is any name. If a route
+names several scopes, one of them is enough.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _check_backend(
     except NotFound:
         venv = None
     if venv is None or not any(caller.has(scope) for scope in (USE + name, VENV + venv, *metrics)):
-        # for a backend that the caller may not see, the error is that of an absent one, and suggests no similar name
+        # if the caller may not see the backend, the error is that of an absent one, and suggests no similar name
         caller.require([USE + name, f"{VENV}*", *metrics])
         raise NotFound(f'no backend "{name[:80]}"')
     caller.require([scope.format(name=name, venv=venv) for scope in declared.scopes])
@@ -96,7 +96,7 @@ def needs_for_provider(*scopes: str) -> Any:
 
 
 def check_declared(routers: Iterable[APIRouter]) -> None:
-    """Check that each route names its scope, but for the probes, which are open to everybody."""
+    """Check that each route names its scope, except the probes, which are open to all."""
     for router in routers:
         for route in router.routes:
             assert isinstance(route, APIRoute)

@@ -1,4 +1,4 @@
-"""Calls of HTTP backends that pass through the controller, for the console of the page."""
+"""Calls of HTTP backends through the controller, for the console of the web page."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ async def _get_changes(request: Request) -> Changes:
 ControllerDep = Annotated[Controller, Depends(_get_controller)]
 CallerDep = Annotated[Caller, Depends(_get_caller)]
 ChangesDep = Annotated[Changes, Depends(_get_changes)]
-"""Takes what the audit log says that the request changed."""
+"""Receives what the request changed, for the audit log."""
 Answers = dict[int | str, dict[str, Any]]
-"""Declared answers, by status."""
+"""The declared answers by status."""
 METRICS_TEXT: Answers = {200: {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 JsonBody = Annotated[T, Body(), JSON_FIELDS]
-"""A request body; a null field counts as absent, and an unknown one is an error."""
+"""A request body. A null field counts as absent, and an unknown one is an error."""
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""How one schema becomes the next."""
+"""The migrations: each turns one schema into the next."""

@@ -28,7 +28,7 @@ def upgrade() -> None:
     op.execute(of_builds.values(venv=operations.c.target))
     venv = sa.select(backends.c.venv).where(backends.c.name == operations.c.target).scalar_subquery()
     of_starts = operations.update().where(operations.c.kind == "backend.start")
-    # no venv is called '': the backend of such an operation is gone
+    # no venv has the name '': the backend of such an operation is gone
     op.execute(of_starts.values(venv=sa.func.coalesce(venv, "")))
 
 

@@ -1,4 +1,4 @@
-"""Up to where the audit log has the events of a backend's server."""
+"""The position of the last event of a backend's server that the audit log has."""
 
 from __future__ import annotations
 

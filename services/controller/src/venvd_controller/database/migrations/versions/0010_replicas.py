@@ -1,4 +1,4 @@
-"""The replicas of a backend, each with a row of its own."""
+"""The replicas of a backend, each with its own row."""
 
 from __future__ import annotations
 
