@@ -1,4 +1,4 @@
-"""The secrets of venvs and backends. The database has them encrypted; only files of servers have them in the clear."""
+"""The secrets of venvs and backends: encrypted in the database, and in the clear only in the files of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pods of a home's backends. A watch keeps the list while it runs; without one, the API server is asked."""
+"""The pods of a home's backends. A watch keeps the list while it runs; else each reading asks the API server."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ backup.json                 format, version of venvd, revision of the schema, ID
 identity/id, secret, …      the files of the home's identity, as the data of a Secret of Kubernetes
 home/older-tokens, …        other files of the home
 tables/NAME/000001.jsonl    rows of a table, a JSON object a line; JSON columns are text
-SHA256SUMS                  of all files before it, as sha256sum writes it; without it, the archive is truncated
+SHA256SUMS                  checksums of all files before it, as of sha256sum; without it, the archive is truncated
 """
 
 from __future__ import annotations
