@@ -51,7 +51,7 @@ def build(directory: Path) -> Path:
 
 
 def recompile(path: str) -> None:
-    """Replace the bytecode in an archive by that of this CPython, in one step; its mode stays."""
+    """Replace the bytecode in an archive by that of this CPython, in one step; keep the mode of the file."""
     with zipfile.ZipFile(path) as archive:
         sources = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
     descriptor, name = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".venvd-worker-")

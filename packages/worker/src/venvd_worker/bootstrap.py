@@ -1,7 +1,7 @@
 """The `__main__` of the archive: loads our modules so that no code of the user's can reach into them.
 
-Each gets built-ins of its own: a function that the user replaces in `builtins` is replaced for the user alone. The
-archive never stands on `sys.path`.
+Each of our modules gets its own copy of the built-ins. If the user replaces a function in `builtins`, our modules still
+call the original one. The archive is never on `sys.path`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Loader:
         exec(importer.get_code(last), module.__dict__)  # noqa: S102 - this is what a loader does
 
     def _split(self, name: str) -> Tuple[zipimport.zipimporter, str]:
-        """The importer of the package that holds a module, and the module's own name: zipimport looks for that."""
+        """Return the importer of a module's package, and the last part of its name, for which zipimport looks."""
         package, _, last = name.rpartition(".")
         importer = self._importers.get(package)
         if importer is None:
@@ -64,5 +64,5 @@ def start() -> None:
     main()
 
 
-if __name__ == "__main__":  # and not where multiprocessing runs the main program again
+if __name__ == "__main__":  # false if multiprocessing runs the main program again
     start()

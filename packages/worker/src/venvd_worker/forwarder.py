@@ -33,7 +33,7 @@ class Forwarder:
             else:
                 writer.write(_BUSY)
         except OSError:
-            pass  # a connection that breaks is the client's matter
+            pass  # the client sees that its connection broke
         finally:
             self._connections -= 1
             writer.close()

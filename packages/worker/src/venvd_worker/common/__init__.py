@@ -1,1 +1,1 @@
-"""Code that several processes of a worker host share, also with the local engine."""
+"""Code that several processes of a worker host share. The local engine uses it too."""

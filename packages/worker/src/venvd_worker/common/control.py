@@ -16,12 +16,12 @@ _decode = json.JSONDecoder().decode
 
 
 def encode(message: Dict[str, Any]) -> bytes:
-    """Encode a message as a packet holds it."""
+    """Encode a message as the bytes of a packet."""
     return _encoder.encode(message).encode()
 
 
 class InvalidPacket(Exception):
-    """The peer sent no packet of the protocol."""
+    """The peer sent something that is not a packet of the protocol."""
 
 
 class TruncatedPacket(InvalidPacket):
@@ -40,7 +40,7 @@ class Packet(NamedTuple):
 
 
 class ControlConnection:
-    """One end of a control connection; never blocks."""
+    """One end of a control connection. It never blocks."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -60,7 +60,7 @@ class ControlConnection:
         return bool(self._unsent)
 
     def send(self, message: Dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a packet now, or when the peer reads; close the descriptors here once they are sent.
+        """Send a packet now, or when the peer reads. Close the descriptors here once they are sent.
 
         Raises:
             OSError: this user has too many descriptors in flight; the packet is dropped.
@@ -68,7 +68,7 @@ class ControlConnection:
         self.send_encoded(encode(message), descriptors)
 
     def send_encoded(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send an encoded message in the same way.
+        """Send an encoded message as `send` does.
 
         Raises:
             OSError: as `send`.
@@ -134,7 +134,7 @@ def _parse(data: bytes, truncated: bool, descriptors_lost: bool) -> Dict[str, An
 
 
 def adopt(descriptor: int) -> ControlConnection:
-    """Return the connection of a descriptor from another process."""
+    """Return a control connection over a descriptor that another process made."""
     return ControlConnection(socket.socket(fileno=descriptor))
 
 

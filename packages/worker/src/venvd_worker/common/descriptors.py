@@ -1,4 +1,4 @@
-"""Keeping our descriptors far above those of user code, and out of the programs that it starts."""
+"""Keeps our descriptors far above those of user code, and out of the programs that user code starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROOM = 32
 
 
 def lift(descriptor: int) -> int:
-    """Move a descriptor up, out of the way of the user's; the new one is closed on exec."""
+    """Move a descriptor up, away from those of user code. Exec closes the new one."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = max(3, min(soft, _TOP) - _ROOM)
     try:

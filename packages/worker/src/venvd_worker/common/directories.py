@@ -1,4 +1,4 @@
-"""The directories of sessions: each is made for one session, and removed in whatever state its code leaves it."""
+"""The directories of sessions: makes one for each session, and removes it in any state that user code leaves it in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME_BYTES = 12
 
 @dataclass(frozen=True)
 class Directory:
-    """A session's own directory, closed to all other users."""
+    """The directory of one session. Other users have no rights to it."""
 
     root: str
 
@@ -33,7 +33,7 @@ class Directory:
 
 
 def make(work_dir: str) -> Directory:
-    """Make a directory whose name no code can guess; it is short, since paths of sockets are."""
+    """Make a directory whose name no code can guess. The name is short, because paths of sockets must be short."""
     directory = Directory(os.path.join(work_dir, urlsafe_b64encode(os.urandom(_NAME_BYTES)).decode()))
     for path in (directory.root, directory.files, directory.home, directory.temporary):
         os.mkdir(path, 0o700)
@@ -41,14 +41,14 @@ def make(work_dir: str) -> Directory:
 
 
 def is_intact(directory: Directory) -> bool:
-    """Whether all that `make` made is still there."""
+    """Return whether all that `make` made is still there."""
     return all(map(os.path.isdir, (directory.files, directory.home, directory.temporary)))
 
 
 def remove(root: str) -> None:
-    """Remove `root` and all below it; what cannot be removed stays.
+    """Remove `root` and all below it. Leave what the kernel does not let this process remove.
 
-    Each directory inside is moved up before it is emptied, so that no depth is too deep for a path or for recursion.
+    This moves each directory inside up before it empties it. So no depth is too deep for a path or for recursion.
     """
     pending: List[str] = [root]
     moved = 0
@@ -67,7 +67,7 @@ def remove(root: str) -> None:
 
 
 def clear(directory: str) -> None:
-    """Remove all below `directory`; what cannot be removed stays."""
+    """Remove all below `directory`. Leave what the kernel does not let this process remove."""
     for entry in _entries(directory):
         if _is_directory(entry):
             remove(entry)

@@ -1,4 +1,4 @@
-"""How a process ended, as a sentence for people and as a word for programs."""
+"""Explains how a process ended: in a sentence for people, and in a word for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class EndReason:
-    """Why a session ended: a word of `messages.Exited`, and a sentence without its subject."""
+    """Why a session ended: a word of `messages.Exited`, and a sentence that lacks its subject."""
 
     word: str
     how: str
@@ -51,9 +51,9 @@ def explain_trace_stop(status: int) -> EndReason:
 
 
 def explain_exit(status: int, memory_kill: bool) -> EndReason:
-    """Why a process ended by itself, from its status as `wait` gives it.
+    """Explain why a process ended by itself, from the status that `wait` returned.
 
-    `memory_kill` says that the kernel has killed a process for want of memory meanwhile.
+    `memory_kill` says that meanwhile the kernel has killed a process because memory ran out.
     """
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if number is None:
@@ -66,7 +66,7 @@ def explain_exit(status: int, memory_kill: bool) -> EndReason:
 
 
 def describe_exit(status: int) -> str:
-    """A sentence without its subject, from a status of `wait`: "was killed by signal 9 (SIGKILL)"."""
+    """Describe a status of `wait` in a sentence that lacks its subject, such as "was killed by signal 9 (SIGKILL)"."""
     if os.WIFSIGNALED(status):
         return "was killed by {}".format(_name_signal(os.WTERMSIG(status)))
     return "exited with status {}".format(os.WEXITSTATUS(status))

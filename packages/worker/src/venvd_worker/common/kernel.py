@@ -12,7 +12,7 @@ from typing import Iterable, NamedTuple, Optional
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-_name_process = ctypes.CDLL(None, use_errno=True).prctl  # a function of its own, with other types
+_name_process = ctypes.CDLL(None, use_errno=True).prctl  # a second `prctl`, for other types of arguments
 _name_process.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
 _capset = _libc.capset
 _signalfd = _libc.signalfd
@@ -35,15 +35,15 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _add_rule = ctypes.CDLL(
     None, use_errno=True
-).syscall  # a function of its own, with its types: it is called for each rule
+).syscall  # a second `syscall`, with fixed types, because there is a call for each rule
 _add_rule.restype = ctypes.c_long
 _add_rule.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong]
 
 IN_GVISOR = os.path.exists("/proc/sentry-meminfo")
-"""Whether the kernel is gVisor's; the users of this name say how it differs from Linux."""
+"""Whether the kernel is gVisor's. The code that uses this name says how gVisor differs from Linux there."""
 
 SESSION_OOM_SCORE, ZYGOTE_OOM_SCORE = 900, 500
-"""Of 1000. If memory runs out, the kernel kills sessions first, then the zygote, then the warden."""
+"""Scores, at most 1000. If memory runs out, the kernel kills sessions first, then the zygote, then the warden."""
 
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_POPULATE = 1, 2, 0x8000
@@ -65,7 +65,7 @@ _CAPABILITY_VERSION, _CAPABILITY_BYTES, _MOST_CAPABILITIES = 0x20080522, 24, 64
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_FILTER_FLAG_SPEC_ALLOW = 1 << 2
-"""Without it, kernels before 5.16 turn off speculation that nothing here needs turned off."""
+"""Without it, kernels before 5.16 turn off speculation of the processor, which nothing here needs."""
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
@@ -91,7 +91,7 @@ def hide_memory() -> None:
 
 
 def show_memory() -> None:
-    """Take `hide_memory` back."""
+    """Undo `hide_memory`."""
     _control_process(_PR_SET_DUMPABLE, 1)
 
 
@@ -101,21 +101,22 @@ def name_process(name: str) -> None:
 
 
 def set_oom_score(score: int) -> None:
-    """Have the kernel end this process before those with a lower score where memory runs out; at most 1000."""
+    """Have the kernel kill this process before those with a lower score if memory runs out. The most is 1000."""
     try:
-        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)  # the walls let nothing truncate
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)  # the walls forbid to truncate it
         try:
             os.write(descriptor, str(score).encode())
         finally:
             os.close(descriptor)
     except OSError:
-        pass  # it is higher already
+        pass  # the score is higher already
 
 
 def map_file(descriptor: int, size: int, private: bool) -> int:
-    """Where `size` bytes of a file are mapped, readable and writable; `mmap` would keep a copy of the descriptor.
+    """Map `size` bytes of a file to read and write, and return the address.
 
-    What is written to a `private` mapping is seen there alone; of any other every page is mapped at once.
+    `mmap` of the standard library would keep a copy of the descriptor. Only this process sees what it writes to a
+    `private` mapping. For any other mapping, the kernel maps every page at once.
     """
     flags = _MAP_PRIVATE if private else _MAP_SHARED | _MAP_POPULATE
     address = _mmap(None, size, _PROT_READ | _PROT_WRITE, flags, descriptor, 0)
@@ -132,7 +133,7 @@ def unmap(address: int, size: int) -> None:
 
 
 def flush_stdio() -> None:
-    """Write out what C code has printed and its library still holds."""
+    """Write out what C code has printed and the C library still buffers."""
     _fflush(None)
 
 
@@ -146,25 +147,25 @@ def _call(number: int, *arguments: object) -> int:
 
 
 def forbid_new_privileges() -> None:
-    """Have no program that this process or its children run gain rights, as set-user-ID programs do."""
+    """Let no program gain rights that this process or its children run, as set-user-ID programs do."""
     _control_process(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def limit_capabilities() -> None:
-    """Keep this process and its children from ever having a right of root; needs such rights itself.
+    """Keep this process and its children from ever getting a right of root.
 
     Raises:
-        OSError: it has none.
+        OSError: this process lacks the rights of root that this takes.
     """
     for number in range(_MOST_CAPABILITIES):
         if _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            if ctypes.get_errno() == errno.EINVAL:  # the kernel knows no more
+            if ctypes.get_errno() == errno.EINVAL:  # the kernel knows no further ones
                 return
             _check(-1)
 
 
 def drop_capabilities() -> None:
-    """Give up every right of root beyond those of the owner of its files; no program gives them back."""
+    """Give up every right of root that goes beyond the rights of a file's owner. No program gets them back."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
     _check(_capset(header, bytes(_CAPABILITY_BYTES)))
 
@@ -180,12 +181,12 @@ def mount(source: str, target: str, kind: str, options: str = "") -> None:
 
 
 def bind(source: str, target: str) -> None:
-    """Show a file or a directory at another place as well."""
+    """Show a file or a directory at a second place as well."""
     _check(_mount(source.encode(), target.encode(), None, _MS_BIND, None))
 
 
 def make_read_only(target: str) -> None:
-    """Let nothing be changed through a mount."""
+    """Make a mount read-only."""
     flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
     _check(_mount(b"", target.encode(), None, flags, None))
 
@@ -201,17 +202,17 @@ class _FilterProgram(ctypes.Structure):
 
 
 def set_filter(code: bytes, length: int) -> None:
-    """Filter the system calls of this thread and of all that it starts by `length` instructions."""
+    """Put a filter of `length` instructions on the system calls of this thread and of all that it starts."""
     program = ctypes.byref(_FilterProgram(length, code))
     call, mode = _SECCOMP[platform.machine()], ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER)
     try:
         _call(call, mode, ctypes.c_ulong(_SECCOMP_FILTER_FLAG_SPEC_ALLOW), program)
-    except OSError:  # kernels before 4.17 and gVisor know no such flag
+    except OSError:  # kernels before 4.17 and gVisor lack this flag
         _call(call, mode, ctypes.c_ulong(0), program)
 
 
 def find_landlock() -> int:
-    """The version of Landlock's interface; 0 where the kernel has none."""
+    """Return the version of Landlock's interface, or 0 if the kernel has no Landlock."""
     try:
         return _call(
             _LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_ulong(_LANDLOCK_CREATE_RULESET_VERSION)
@@ -221,7 +222,7 @@ def find_landlock() -> int:
 
 
 def make_landlock_rules(attributes: bytes) -> int:
-    """A descriptor for the rules of a Landlock domain."""
+    """Make a descriptor for the rules of a Landlock domain."""
     return _call(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_ulong(0))
 
 
@@ -232,15 +233,16 @@ def add_landlock_rule(rules: int, rule: bytes) -> None:
 
 
 def enforce_landlock_rules(rules: int) -> None:
-    """Put this thread, and all that it starts, under these rules for ever."""
+    """Put this thread and all that it starts under these rules for ever."""
     _call(_LANDLOCK_RESTRICT_SELF, ctypes.c_long(rules), ctypes.c_ulong(0))
 
 
 class Signal(NamedTuple):
-    """A signal that came.
+    """A signal that this process received.
 
     Attributes:
-        sender: the process that sent it with `kill`; 0 outside of this PID namespace; None for any other signal.
+        sender: ID of the process that sent it with `kill`, or 0 if that is outside of this PID namespace. None if
+            the signal came in another way.
     """
 
     number: int
@@ -248,7 +250,7 @@ class Signal(NamedTuple):
 
 
 def signal_descriptor(signals: Iterable[int]) -> int:
-    """A descriptor from which `signals`, which must be blocked, are read."""
+    """Make a descriptor from which to read `signals`. The caller must have blocked them."""
     mask = (ctypes.c_ubyte * _SIGSET_BYTES)()
     for number in signals:
         mask[(number - 1) // 8] |= 1 << ((number - 1) % 8)
@@ -260,12 +262,12 @@ def signal_descriptor(signals: Iterable[int]) -> int:
 
 
 def read_signals(descriptor: int) -> Iterable[Signal]:
-    """The signals that came since the last time."""
+    """Yield the signals that came since the last read."""
     while True:
         try:
             info = os.read(descriptor, _SIGNALFD_SIZE)
         except BlockingIOError:
             return
         number, _, code, sender = _SIGNALFD_INFO.unpack_from(info)
-        # The kernel lets no process choose a code from 0 on: SI_USER means that the sender's ID is true.
+        # A process can only choose negative codes. So with SI_USER the kernel has set the sender's ID.
         yield Signal(number, sender if code == _SI_USER else None)

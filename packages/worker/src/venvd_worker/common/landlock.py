@@ -17,9 +17,9 @@ _REMOVE_FILE, _MAKE_FILE, _TRUNCATE, _CONTROL_DEVICE = 1 << 5, 1 << 8, 1 << 14, 
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _CONTROL_DEVICE
 _MAKE_DEVICES = 1 << 6 | 1 << 11
 _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights on files each version knows."""
+"""The number of rights on files that each version knows."""
 _SCOPES = 1 << 0 | 1 << 1
-"""No connection to an abstract socket, and no signal to a process, outside."""
+"""Forbids connections to abstract sockets and signals to processes that are outside."""
 _NEWEST = 6
 _HANDLED = struct.Struct("=QQQ")
 _RULE = struct.Struct("=Qi")
@@ -28,33 +28,33 @@ READ = _READ_FILE | _READ_DIRECTORY
 READ_AND_WRITE = READ | _WRITE_FILE
 RUN = READ | _EXECUTE
 USE = _READ_FILE | _WRITE_FILE | _CONTROL_DEVICE
-"""Of devices."""
+"""Rights on devices."""
 SHARE = _READ_FILE | _WRITE_FILE | _TRUNCATE | _MAKE_FILE | _REMOVE_FILE
-"""Of a directory whose files all sessions make, and which no session lists."""
+"""Rights on a directory in which all sessions make files, and which no session lists."""
 OWN = ((1 << 16) - 1) & ~_MAKE_DEVICES
 
 SIGNALS_SINCE = 6
-"""The version from which signals and abstract sockets are kept inside."""
+"""The first version that keeps signals and connections to abstract sockets inside."""
 
 
 def find_version() -> int:
-    """The version of Landlock's interface that the kernel offers; 0 without Landlock."""
+    """Return the version of Landlock's interface that the kernel offers, or 0 without Landlock."""
     return max(0, kernel.find_landlock())
 
 
 class Rule(NamedTuple):
-    """A rule as the kernel takes it, and the descriptor of the path that it is about."""
+    """A rule in the form that the kernel takes, and the descriptor of the path that it is about."""
 
     packed: bytes
     descriptor: int
 
 
 def prepare(rules: Dict[str, int], version: int) -> List[Rule]:
-    """Look up the paths of rules, which `restrict` then need not do; their descriptors are the caller's.
+    """Look up the paths of rules ahead of `restrict`. The caller closes their descriptors.
 
     Args:
-        rules: what may be done with a file, or with a directory and all below it, by path. An absent path is left out.
-        version: as `find_version` says.
+        rules: by path, the rights on a file, or on a directory and all below it. This skips paths that do not exist.
+        version: the result of `find_version`.
     """
     handled = _find_handled(version)
     prepared = (_prepare(path, rights & handled) for path, rights in rules.items())
@@ -62,7 +62,7 @@ def prepare(rules: Dict[str, int], version: int) -> List[Rule]:
 
 
 def restrict(rules: Iterable[Rule], version: int) -> None:
-    """Restrict this thread and all that it starts, for ever; call `kernel.forbid_new_privileges` first.
+    """Restrict this thread and all that it starts, for ever. Call `kernel.forbid_new_privileges` first.
 
     Raises:
         OSError: the kernel does not take the rules.
@@ -75,7 +75,7 @@ def restrict(rules: Iterable[Rule], version: int) -> None:
 
 
 def make(rules: Iterable[Rule], version: int) -> int:
-    """Make a descriptor of rules that are not in force.
+    """Make a descriptor of rules, and do not put them in force.
 
     Raises:
         OSError: the kernel does not take the rules.

@@ -1,8 +1,8 @@
-"""Namespaces around a session, where the kernel lets a process without rights make them: gVisor, which has no Landlock.
+"""Namespaces around a session, for kernels that let a process without rights make them: gVisor, which lacks Landlock.
 
-A session is the first process of a PID namespace, so it sees and signals only its own processes. Its mount namespace
-covers the directories that are hidden from it, and has a `/dev/shm` and a `/proc` of its own. The kernel locks these
-mounts: a session that makes further namespaces cannot uncover anything.
+A session is the first process of a PID namespace. So it sees and signals only its own processes. Its mount namespace
+covers the directories that it must not see, and has its own `/dev/shm` and `/proc`. The kernel locks these mounts: a
+session cannot uncover anything in further namespaces that it makes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Covers:
     """The directories that a session does not see.
 
     Attributes:
-        hidden: directories of which it sees nothing, but what `kept` names.
-        kept: files and directories that stay, below a hidden one or not.
+        hidden: directories of which the session sees only what `kept` names.
+        kept: files and directories that the session still sees, below a hidden directory or elsewhere.
     """
 
     hidden: Sequence[str] = ()
@@ -34,13 +34,13 @@ class Covers:
 
 
 def enter() -> None:
-    """Make new namespaces. The next fork of this process is the first process in them; the parent ends after it.
+    """Make new namespaces. The next fork of this process is the first process in them. After it, this process ends.
 
     Raises:
         OSError: the kernel refuses.
     """
     user, group = os.getuid(), os.getgid()
-    kernel.show_memory()  # a process that hides cannot write these files
+    kernel.show_memory()  # while its memory is hidden, a process cannot write these files
     kernel.make_namespaces()
     for name, text in (
         ("setgroups", "deny"),
@@ -52,7 +52,7 @@ def enter() -> None:
 
 
 def fork() -> int:
-    """Fork a child in new namespaces, as `os.fork` forks one: the process ID for the parent, 0 for the child.
+    """Fork a child in new namespaces. As `os.fork` does, return the child's ID in the parent and 0 in the child.
 
     Raises:
         OSError: no process could be made, or the kernel refuses the namespaces.
@@ -63,7 +63,7 @@ def fork() -> int:
         os.close(write_end)
         with os.fdopen(read_end, "rb") as pipe:
             answer = pipe.read()
-        os.waitpid(middle, 0)  # from here on, the child is this process's
+        os.waitpid(middle, 0)  # from here on, this process is the parent of the child
         if not answer:
             raise OSError(errno.EPERM, "the kernel makes no namespaces for a session")
         return int(answer)
@@ -81,11 +81,13 @@ def fork() -> int:
 
 
 def close_in(covers: Covers, root: Optional[str]) -> None:
-    """Cover what is hidden from this process, the first one in its namespaces, and give up the right to uncover it.
+    """Hide directories from this process, and give up the right to uncover them.
+
+    This process must be the first one in its namespaces.
 
     Args:
-        covers: what is hidden.
-        root: its own directory, in which it works from then on; None has none.
+        covers: what to hide.
+        root: the directory of the session, which becomes the working directory; None for none.
 
     Raises:
         OSError: the kernel refuses.
@@ -115,7 +117,7 @@ def close_in(covers: Covers, root: Optional[str]) -> None:
 
 
 def hold(covers: Covers) -> bool:
-    """Whether this kernel makes such namespaces: a process tries it, and looks around."""
+    """Return whether this kernel makes such namespaces. A child process tries it and looks around."""
     try:
         child = fork()
     except OSError:
@@ -143,7 +145,7 @@ def _list_outermost(paths: Sequence[str]) -> List[str]:
 
 
 def _make_place(path: str, *, directory: bool) -> None:
-    """Make a file or directory to bind another one to."""
+    """Make an empty file or directory as the target of `kernel.bind`."""
     os.makedirs(path if directory else os.path.dirname(path), mode=0o711, exist_ok=True)
     if not directory:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))

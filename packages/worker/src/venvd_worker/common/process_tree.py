@@ -1,4 +1,4 @@
-"""Process trees: reading them from /proc, and killing one so that no process escapes.
+"""Process trees: reads them from /proc, and kills one so that no process escapes.
 
 The warden and the local engine's supervisor use this.
 """
@@ -12,11 +12,11 @@ from typing import Callable, Collection, Dict, Iterable, List, NamedTuple, Optio
 from venvd_worker.common.kernel import IN_GVISOR
 
 _MOST_ROUNDS = 1000
-"""How often a tree that grows is walked again; then every process that was found is killed."""
+"""How often to walk a tree that grows, before killing every process found so far."""
 
 
 class Stat(NamedTuple):
-    """Fields of `/proc/PID/stat`; `start` is in clock ticks since boot, `cpu` adds the times of reaped children."""
+    """Fields of `/proc/PID/stat`. `start` is in clock ticks since boot. `cpu` includes the times of reaped children."""
 
     state: str
     parent: int
@@ -25,12 +25,12 @@ class Stat(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether the process ended and only waits to be reaped."""
+        """Whether the process has ended and its parent has yet to reap it."""
         return self.state in "ZX"
 
 
 def read_file(path: str) -> bytes:
-    """Read a file of the kernel; empty where it is not there, or its process is gone."""
+    """Read a file of the kernel. Return no bytes if the file is absent or its process is gone."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
@@ -39,8 +39,8 @@ def read_file(path: str) -> bytes:
 
 
 def read_stat(pid: int) -> Optional[Stat]:
-    """Read the state of a process; None where it is gone."""
-    # The name in parentheses may hold anything, parentheses and spaces included.
+    """Read the state of a process, or return None if it is gone."""
+    # The name in parentheses may contain anything, even parentheses and spaces.
     fields = read_file("/proc/{}/stat".format(pid)).rpartition(b")")[2].split()
     if not fields:
         return None
@@ -48,14 +48,14 @@ def read_stat(pid: int) -> Optional[Stat]:
 
 
 def list_pids() -> List[int]:
-    """Every process that this one can see."""
+    """List the IDs of all processes that this one can see."""
     return [int(name) for name in _list_directory("/proc") if name.isdigit()]
 
 
 def list_children(pid: int) -> List[int]:
-    """The children of `pid`, zombies included.
+    """List the children of `pid`, zombies included.
 
-    The kernel may leave some out while others end; `list_all_children` takes longer and does not.
+    The kernel may leave some out while others end. `list_all_children` takes longer and misses none.
     """
     if not _LISTED_BY_KERNEL:
         return list_all_children(pid)
@@ -66,12 +66,12 @@ def list_children(pid: int) -> List[int]:
 
 
 def list_all_children(pid: int) -> List[int]:
-    """The same as `list_children`, read off every process of the machine."""
+    """List the children of `pid` by a look at every process of the machine."""
     return [child for child, stat in _read_all().items() if stat.parent == pid]
 
 
 def list_descendants(roots: Iterable[int]) -> List[int]:
-    """`roots` and every process below them, parents before children, zombies included."""
+    """List `roots` and every process below them, parents before children, zombies included."""
     if _LISTED_BY_KERNEL:
         return _walk(roots, list_children)
     children = _group_by_parent(_read_all())
@@ -79,9 +79,9 @@ def list_descendants(roots: Iterable[int]) -> List[int]:
 
 
 def list_below(root: int, spare: Callable[[int], bool] = lambda _: False) -> List[int]:
-    """Every running process below `root`, read off every process of the machine, parents before children.
+    """List the running processes below `root` by a look at every process of the machine, parents before children.
 
-    Where `spare` is true for a process ID, that process and those below it are left out.
+    If `spare` is true for a process ID, the list lacks that process and those below it.
     """
     running = {pid: stat for pid, stat in _read_all().items() if not stat.ended}
     children = _group_by_parent(running)
@@ -95,15 +95,15 @@ def kill_tree(roots: Collection[int]) -> None:
 
 
 def kill_below(root: int, spare: Callable[[int], bool] = lambda _: False) -> None:
-    """Kill every process below `root`, but those that `spare` names and those below them.
+    """Kill every process below `root`, except those that `spare` is true for and those below them.
 
-    A process that leaves its parent stays below `root` only where `root` is a child subreaper.
+    A process that outlives its parent stays below `root` only if `root` is a child subreaper.
     """
     _kill(lambda: list_below(root, spare))
 
 
 def _kill(walk: Callable[[], List[int]]) -> None:
-    """Stop all processes of a walk until it finds no new one, then kill them: one that still runs could fork."""
+    """Stop the processes that `walk` lists until it finds no new one, then kill them. A running one could fork."""
     stopped: Set[int] = set()
     for _ in range(_MOST_ROUNDS):
         fresh = [pid for pid in walk() if pid not in stopped]
@@ -135,7 +135,7 @@ def send_group_signal(group: int, number: int) -> None:
 def _walk(roots: Iterable[int], list_children_of: Callable[[int], List[int]]) -> List[int]:
     pids = list(dict.fromkeys(roots))
     seen = set(pids)
-    for pid in pids:  # grows while it is walked
+    for pid in pids:  # the list grows during the loop
         for child in list_children_of(pid):
             if child not in seen:
                 seen.add(child)
@@ -162,4 +162,4 @@ def _list_directory(path: str) -> List[str]:
         return []
 
 
-_LISTED_BY_KERNEL = os.path.exists("/proc/thread-self/children") and not IN_GVISOR  # there, threads are among them
+_LISTED_BY_KERNEL = os.path.exists("/proc/thread-self/children") and not IN_GVISOR  # gVisor lists threads as children

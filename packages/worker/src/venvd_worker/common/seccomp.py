@@ -1,10 +1,10 @@
 """The filter of system calls that this process and all that it starts run under: BPF, without a library.
 
-The filter refuses what reaches into another process of the same user, or leaves something in the kernel that outlives
-its process. It knows x86-64 and AArch64. A process of another architecture, such as a 32-bit one, is killed.
+The filter refuses calls that reach into another process of the same user, and calls that leave something in the kernel
+when their process ends. It knows x86-64 and AArch64, and kills a process of another architecture, such as a 32-bit one.
 
-A refusal is the error of a kernel that lacks the call, so that libraries use something else: `ENOSYS`, for a family of
-sockets `EAFNOSUPPORT`. Where the call is a question of rights, it is `EPERM`.
+A refused call fails as it does on a kernel that lacks it, so that libraries use something else: with `ENOSYS`, or with
+`EAFNOSUPPORT` for a family of sockets. A call that is a question of rights fails with `EPERM`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _INSTRUCTION = struct.Struct("=HBBI")
 _X32 = 0x40000000
-"""The bit of a system call of the x32 form: the same calls under other numbers."""
+"""The bit in the number of a system call of the x32 form, which gives the same calls other numbers."""
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _LOCAL_FAMILIES = (_AF_UNIX,)
@@ -70,9 +70,9 @@ _ABSENT = (
     "semctl", "semtimedop", "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "mq_timedsend",
     "mq_timedreceive", "mq_notify", "mq_getsetattr", "inotify_init", "inotify_init1", "fanotify_init",
 )  # fmt: skip
-"""inotify names the files that others make in a directory that cannot be listed."""
+"""inotify would name the files that other sessions make in a directory that this one cannot list."""
 _FIRST_IS_OWN = ("sched_setparam", "sched_setscheduler", "sched_setattr")
-"""Calls whose first argument is a process ID, of which 0 means the caller."""
+"""Calls whose first argument is a process ID, where 0 means the caller."""
 _REACH_FIRST_PROCESS = {
     **dict.fromkeys(
         ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open"), (0, (1, 2**32 - 1))
@@ -80,14 +80,14 @@ _REACH_FIRST_PROCESS = {
     "fcntl": (1, (8, 15)),
     "ioctl": (1, (0x8901, 0x8902)),
 }
-"""Calls that can send a signal to the process 1, or to all: which argument, and the values of it that are refused.
+"""Calls that can send a signal to the process 1 or to all processes: which argument, and the values to refuse.
 
 Those of `fcntl` (F_SETOWN, F_SETOWN_EX) and `ioctl` (FIOSETOWN, SIOCSPGRP) choose who gets the signals of a descriptor.
 """
 
 
 def is_known(machine: str = "") -> bool:
-    """Whether there is a filter for this machine's architecture."""
+    """Return whether there is a filter for this machine's architecture."""
     return (machine or platform.machine()) in _ARCHITECTURES
 
 
@@ -95,8 +95,8 @@ def make_filter(*, network: bool, guard_first: bool = False, machine: str = "") 
     """Make the filter as instructions of the kernel.
 
     Args:
-        network: whether sockets of AF_INET, AF_INET6 and AF_NETLINK may be made.
-        guard_first: whether to refuse signals to the process 1, of which Linux keeps them away itself.
+        network: whether the filter allows sockets of AF_INET, AF_INET6 and AF_NETLINK.
+        guard_first: whether to refuse signals to the process 1. Linux itself keeps them away from it.
         machine: the architecture as `uname` names it; by default this machine's.
     """
     architecture = _ARCHITECTURES[machine or platform.machine()]
@@ -123,10 +123,10 @@ def make_filter(*, network: bool, guard_first: bool = False, machine: str = "") 
 
 
 def install(program: bytes) -> None:
-    """Put this thread, and all that it starts, under a filter for ever; call `kernel.forbid_new_privileges` first.
+    """Put this thread and all that it starts under a filter for ever. Call `kernel.forbid_new_privileges` first.
 
     Raises:
-        OSError: the kernel takes no filter.
+        OSError: the kernel does not take the filter.
     """
     kernel.set_filter(program, len(program) // _INSTRUCTION.size)
 
@@ -147,7 +147,7 @@ def _return(action: int) -> bytes:
 
 
 def _when(value: int, body: Sequence[bytes], otherwise: Optional[int] = None) -> List[bytes]:
-    """Run `body` where the loaded value is this one; else go on, or return `otherwise`."""
+    """Run `body` if the loaded value is `value`. Else go on, or return `otherwise`."""
     if otherwise is not None:
         return [_jump(_EQUAL, value, 1, 0), _return(otherwise), *body]
     return [_jump(_EQUAL, value, 0, len(body)), *body]
@@ -158,19 +158,19 @@ def _argument(index: int, *, upper: bool = False) -> bytes:
 
 
 def _accept_one(index: int, values: Sequence[int], number: int) -> List[bytes]:
-    """Allow the call where the 32 bits of an argument are one of `values`."""
+    """Allow the call if the lower 32 bits of an argument are one of `values`."""
     tests = [_jump(_EQUAL, value, len(values) - position, 0) for position, value in enumerate(values)]
     return [_argument(index), *tests, _return(_ERROR | number), _return(_ALLOW)]
 
 
 def _refuse(index: int, values: Sequence[int], number: int) -> List[bytes]:
-    """Allow the call unless the 32 bits of an argument are one of `values`."""
+    """Allow the call unless the lower 32 bits of an argument are one of `values`."""
     tests = [_jump(_EQUAL, value, len(values) - position, 0) for position, value in enumerate(values)]
     return [_argument(index), *tests, _return(_ALLOW), _return(_ERROR | number)]
 
 
 def _accept_both(*pairs: Sequence[int]) -> List[bytes]:
-    """Allow the call where each argument (its index, its value) is as given."""
+    """Allow the call if each argument has the given value. Each pair is the index and the value of an argument."""
     code: List[bytes] = []
     for index, value in pairs:
         code += [_argument(index), *_when(value, [], otherwise=_ERROR | errno.EPERM)]
@@ -178,7 +178,7 @@ def _accept_both(*pairs: Sequence[int]) -> List[bytes]:
 
 
 def _accept_limits() -> List[bytes]:
-    """Allow `prlimit64` of the caller itself, and reading the limits of any process."""
+    """Allow `prlimit64` for the caller itself. Allow it to read the limits of any process."""
     return [
         _argument(0), _jump(_EQUAL, 0, 4, 0),
         _argument(2), _jump(_EQUAL, 0, 0, 3),

@@ -1,4 +1,4 @@
-"""The memory of the slots, as warden and session map it."""
+"""The memory of the slots, which warden and sessions map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from venvd_contract.internal.slots import SIZE
 
 
 class SlotMemory:
-    """`count` slots, mapped; the server made the memory."""
+    """A mapping of `count` slots. The server made the memory."""
 
     def __init__(self, descriptor: int, count: int) -> None:
         if not 0 < count * SIZE <= os.fstat(descriptor).st_size:

@@ -9,7 +9,7 @@ from typing import Iterable
 from venvd_worker.common.process_tree import read_file, read_stat
 
 CPU_GRACE = 2
-"""Seconds of processor time beyond its limit that a session has to answer the call that reached it."""
+"""Seconds of processor time that a session gets beyond its limit, to answer the call that reached the limit."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -17,11 +17,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Usage:
-    """Sums over a tree.
+    """Sums over a process tree.
 
     Attributes:
-        private: bytes of memory that belongs to no file; memory shared by fork counts in each process.
-        cpu: seconds, those of children that were waited for included.
+        private: bytes of memory that does not belong to a file. Pages that forks share count once for each process.
+        cpu: seconds of processor time, including those of reaped children.
     """
 
     rss: int = 0
@@ -31,7 +31,7 @@ class Usage:
 
 
 def measure(pids: Iterable[int]) -> Usage:
-    """Add up what these processes use; those that are gone count nothing."""
+    """Add up what these processes use. A process that is gone counts as zero."""
     total = Usage()
     for pid in pids:
         stat = read_stat(pid)
@@ -48,17 +48,17 @@ def measure(pids: Iterable[int]) -> Usage:
 
 
 def proportional(pids: Iterable[int]) -> int:
-    """Bytes of memory, with shared pages divided among the processes that share them; slow."""
+    """Return bytes of memory, with shared pages divided among the processes that share them. This is slow."""
     return sum(_rollup(pid, b"Pss:") for pid in pids)
 
 
 def proportional_private(pids: Iterable[int]) -> int:
-    """The same for memory that belongs to no file."""
+    """Return what `proportional` does, but only for memory that does not belong to a file."""
     return sum(_rollup(pid, b"Pss_Anon:") for pid in pids)
 
 
 def data_size(pid: int) -> int:
-    """Bytes that count against `RLIMIT_DATA`."""
+    """Return the bytes of a process that count against `RLIMIT_DATA`."""
     return _field("/proc/{}/status".format(pid), b"VmData:")
 
 
@@ -67,7 +67,7 @@ def resident(pid: int) -> int:
 
 
 def out_of_memory_kills() -> int:
-    """How often the kernel killed a process of this container for want of memory; 0 where it is not counted."""
+    """Return how often the kernel killed a process of this container because memory ran out; 0 without a counter."""
     return _field("/sys/fs/cgroup/memory.events", b"oom_kill", 1) or _field(
         "/sys/fs/cgroup/memory/memory.oom_control", b"oom_kill", 1
     )

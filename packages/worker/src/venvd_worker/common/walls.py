@@ -1,8 +1,8 @@
 """The walls around a session: which files it can reach, and which system calls it can make.
 
 The warden plans the walls once. A process puts itself behind them before any user code runs in it: a new interpreter
-before its `exec`, a fork of the zygote before it waits for its session. The zygote itself stands behind walls that
-leave the directories of all sessions open, so that its forks can each close all but one.
+before its `exec`, a fork of the zygote before it waits for its session. The zygote itself is behind walls that leave
+the directories of all sessions open. So each of its forks can close all of them but one.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class Places:
     """The files that the command line hides or opens.
 
     Attributes:
-        hidden: directories of which user code sees nothing, but what `readable` and `writable` name.
-        readable, writable: files and directories that every session may read, and change.
+        hidden: directories of which user code sees only what `readable` and `writable` name.
+        readable: files and directories that every session may read.
+        writable: files and directories that every session may also change.
     """
 
     hidden: Sequence[str] = ()
@@ -65,8 +66,8 @@ class Walls:
         filtered: whether the filter of system calls is in force.
         network: whether the filter lets network sockets through.
         rules: what Landlock allows beside the session's own directory.
-        namespaces: whether each session has namespaces of its own, in place of Landlock.
-        hidden, kept: what these cover, and what of it they show.
+        namespaces: whether each session has its own namespaces instead of Landlock.
+        hidden, kept: what the namespaces hide, and what of it they still show.
     """
 
     landlock: int
@@ -78,7 +79,7 @@ class Walls:
     kept: Sequence[str] = ()
 
     def filter_calls(self) -> None:
-        """Put this process and its children under the filter, and drop what root may do, before its `exec`.
+        """Put this process and its children under the filter, and drop the rights of root, before its `exec`.
 
         Raises:
             OSError: the kernel refuses.
@@ -86,20 +87,23 @@ class Walls:
         kernel.forbid_new_privileges()
         kernel.drop_capabilities()
         if self.filtered:
-            # With namespaces, the process 1 of a session is the session.
+            # With namespaces, the process 1 that a session sees is the session itself.
             guard_first = kernel.IN_GVISOR and not self.namespaces
             seccomp.install(seccomp.make_filter(network=self.network, guard_first=guard_first))
 
     def prepare(self) -> List[Rule]:
-        """Look up the paths of `rules`, for forks of this process that `close_in` themselves."""
+        """Look up the paths of `rules` ahead, for forks of this process that call `close_in`."""
         return landlock.prepare(self.rules, self.landlock) if self.landlock else []
 
     def close_in(self, root: str, prepared: Optional[Sequence[Rule]] = None) -> None:
-        """Leave this process and its children only `root` to write to; with namespaces, it is the first one in them.
+        """Let this process and its children write only to `root` and to the writable places.
+
+        With namespaces, this process must be the first one in them.
 
         Args:
             root: the session's own directory.
-            prepared: what `prepare` gave the process that this one is a fork of; closed here.
+            prepared: the rules that `prepare` returned before the fork; None to look them up now. This closes their
+                descriptors.
 
         Raises:
             OSError: the kernel refuses.
@@ -115,7 +119,7 @@ class Walls:
             close_descriptors([landlock.make(own, self.landlock), *(rule.descriptor for rule in own)])
 
     def close_in_zygote(self, work_dir: str) -> None:
-        """Leave this process what each of its forks needs before it confines itself: all of `work_dir`, and /proc.
+        """Leave this process what its forks need before they confine themselves: all of `work_dir`, and /proc.
 
         Raises:
             OSError: the kernel refuses.
@@ -134,7 +138,7 @@ class Walls:
 
 
 def plan(places: Places, env: Mapping[str, str], *, network: bool) -> Walls:
-    """Find out what this kernel can hold, by a process that tries it."""
+    """Find out which walls this kernel offers. Child processes try them."""
     version = landlock.find_version()
     rules = _make_rules(places, env) if version else {}
     walls = Walls(version, seccomp.is_known(), network, rules)
@@ -142,13 +146,13 @@ def plan(places: Places, env: Mapping[str, str], *, network: bool) -> Walls:
     landlock_version = version if held & 1 else 0
     hidden = sorted({os.path.realpath(path) for path in (*places.hidden, _TEMPORARY)})
     kept = sorted({os.path.realpath(path) for path in (*places.readable, *places.writable)})
-    # Engines forbid namespaces on Linux, which has Landlock.
+    # On Linux, engines forbid namespaces, and Landlock takes their place.
     own = kernel.IN_GVISOR and not landlock_version and namespaces.hold(Covers(hidden, kept))
     return Walls(landlock_version, bool(held & 2), network, rules, own, hidden, kept)
 
 
 def _try_out(walls: Walls) -> int:
-    """Bits of what holds: 1 for Landlock, 2 for the filter."""
+    """Return bits for the walls that the kernel puts up: 1 for Landlock, 2 for the filter."""
     pid = os.fork()
     if pid:
         _, status = os.waitpid(pid, 0)
@@ -174,7 +178,7 @@ def _works(wanted: bool, action: Any) -> bool:
 
 def _make_rules(places: Places, env: Mapping[str, str]) -> Dict[str, int]:
     hidden = [os.path.realpath(path) for path in (*places.hidden, _TEMPORARY, "/dev", *_KERNEL)]
-    # All of a container is there for its user code.
+    # User code may see everything in a container.
     system = ["/"] if os.getpid() == 1 else _SYSTEM
     rules = {path: landlock.RUN for root in system for path in _list_around(os.path.realpath(root), hidden)}
     rules.update(dict.fromkeys(_list_interpreter(), landlock.RUN))
@@ -188,7 +192,7 @@ def _make_rules(places: Places, env: Mapping[str, str]) -> Dict[str, int]:
 
 
 def _list_around(path: str, hidden: Sequence[str]) -> Iterator[str]:
-    """The largest parts of a directory that hold nothing hidden."""
+    """List the parts of a directory that contain nothing hidden, each as large as it can be."""
     if path in hidden:
         return
     if not any(other.startswith(path.rstrip("/") + "/") for other in hidden):
@@ -200,12 +204,12 @@ def _list_around(path: str, hidden: Sequence[str]) -> Iterator[str]:
         return
     for name in names:
         inner = os.path.join(path, name)
-        if not os.path.islink(inner):  # what it names has a rule of its own, or none
+        if not os.path.islink(inner):  # the target of the link has its own rule, or none
             yield from _list_around(inner, hidden)
 
 
 def _list_interpreter() -> List[str]:
-    """The interpreter's directories, and what files of the venv name outside of it."""
+    """List the interpreter's directories, and directories outside of the venv that files of the venv name."""
     binary = os.path.dirname(sys.executable)
     roots = {os.path.dirname(binary), os.path.dirname(os.path.realpath(sys.executable))}
     roots |= {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
@@ -214,7 +218,7 @@ def _list_interpreter() -> List[str]:
 
 
 def _list_linked(site: str) -> Iterator[str]:
-    """Directories of packages that are installed where their source is; nothing of it is run."""
+    """List the source directories of packages in editable form, without running code of the packages."""
     for path in glob.glob(os.path.join(glob.escape(site), "*.pth")):
         for line in _read(path).splitlines():
             if line.startswith("/"):

@@ -1,13 +1,13 @@
 """The zygote: it imports the modules of the preload list, and sessions are forked from it.
 
 The zygote only imports modules and never uses them: what a module does in use may not survive a fork, and a process
-with threads cannot be forked safely. The zygote forks a process in between, which forks one session or several and
-ends at once. The warden then adopts the sessions, and later reaps them. If the zygote is killed, its sessions live on.
+with threads cannot be forked safely. The zygote forks a process in between. That process forks one session or several,
+and ends at once. The warden then adopts the sessions, and later reaps them. If the zygote dies, its sessions live on.
 
-A page that a fork writes to is copied for that fork alone, and reference counts make that most pages which it uses. So
-the zygote does ahead what it can:
+The kernel copies each page that a fork writes to for that fork alone. Because of reference counts, these are most pages
+that the fork uses. So the zygote does as much as it can before it forks:
 
-- It makes the session that each fork becomes, and has it answer some calls, which fill the caches of the interpreter.
+- It makes the session that each fork becomes. This session answers some calls, which fill the interpreter's caches.
 - It fills the holes of the heap, so that what a fork allocates lies close together (`venvd_worker.zygote.heap`).
 - It looks up the paths of the walls.
 
@@ -54,13 +54,13 @@ from venvd_worker.zygote import heap
 _NAME, _SPARE_NAME = "venvd-zygote", "venvd-spare"
 
 _ADOPTION_INTERVAL = 0.2
-"""Milliseconds between checks whether the warden is the parent."""
+"""Milliseconds between two checks of whether the warden is the parent."""
 _WAITING = encode({"waiting": True})
 _PROBE_SIZE = 256
 _REHEARSALS = 10
-"""CPython 3.11 gives code its caches in the eighth call."""
+"""Calls to rehearse. CPython 3.11 gives code its caches in the eighth call."""
 _TWISTER_BYTES = 624 * 4
-"""The words of the Mersenne Twister's state."""
+"""Bytes of the state of a Mersenne Twister."""
 _LONGEST_ERROR = 2000
 
 
@@ -145,7 +145,7 @@ class Zygote:
     def _fork_again(self, packet: Packet, ends: Sequence[int]) -> NoReturn:
         """Fork children in the process in between, and report each before the warden becomes its parent.
 
-        Namespaces are those of one child: then there is one request.
+        With namespaces there is only one request, because each child needs its own namespaces.
         """
         status = 1
         try:
@@ -156,7 +156,7 @@ class Zygote:
                 child_pid = os.fork()
                 if not child_pid:
                     own = packet.descriptors.pop(place)
-                    close_descriptors(packet.descriptors)  # those of the others
+                    close_descriptors(packet.descriptors)  # the ends of the other children
                     self._run_child(middle_pid, request, own, ends)
                 self._control.send({"forked": request["fork"], "pid": child_pid})
             status = 0
@@ -193,8 +193,8 @@ class Zygote:
             os._exit(1)
 
     def _close_in(self, root: str) -> None:
-        """Leave this process its own directory alone, and let the kernel end it before the zygote."""
-        kernel.show_memory()  # the kernel lets a process that hides change nothing below /proc/self
+        """Confine this process to its own directory, and let the kernel kill it before the zygote."""
+        kernel.show_memory()  # while its memory is hidden, a process can change nothing below /proc/self
         kernel.set_oom_score(kernel.SESSION_OOM_SCORE)
         kernel.hide_memory()
         if self._walls is not None:
@@ -219,24 +219,25 @@ def _wait_for_zygote(own_end: int, other_end: int) -> None:
 
 
 def _wait_for_adoption(middle_pid: int, warden_pid: int) -> None:
-    """Wait until the process in between has ended. From then on, this process dies with the warden."""
+    """Wait until the process in between has ended. From then on, this process ends with the warden."""
     poll = select.poll()
     while os.getppid() == middle_pid:
         poll.poll(_ADOPTION_INTERVAL)
-    kernel.die_with_parent(signal.SIGKILL)  # not earlier: the end of the process in between would count
+    kernel.die_with_parent(signal.SIGKILL)  # earlier, the end of the process in between would end this one too
     if os.getppid() != warden_pid:
         os._exit(1)
 
 
 def _rehearse(template: Session, twister: Optional[int], walls: Walls) -> None:
-    """Do some times what a fork does, with the session that forks become.
+    """Do several times what a fork does, with the session that forks become.
 
-    A first call writes to many pages: caches in byte code and of types. The pages that it writes to here are shared.
+    A first call fills the caches of types and in byte code, so it writes to many pages. Forks share the pages that it
+    writes to here.
     """
     after_fork = getattr(sys.modules.get("threading"), "_after_fork", None)
     for _ in range(_REHEARSALS):
         if after_fork is not None:
-            after_fork()  # Python calls it in each fork; it does nothing in a process with one thread
+            after_fork()  # Python calls it in each fork. In a process with one thread it does nothing
         warden, own = control.make_pair()
         template.connect(own.detach())
         kernel.name_process(_NAME)
@@ -252,17 +253,17 @@ def _rehearse(template: Session, twister: Optional[int], walls: Walls) -> None:
 
 
 def _find_twister() -> Optional[int]:
-    """Find the words of the state of numpy's global generator, which begins with new ones at the next number.
+    """Find the address of the state of numpy's global generator. Have it compute a new state at the next number.
 
-    A fork that writes random words there writes to one page; `seed` writes to sixty. None without numpy, and where a
-    module has chosen another generator.
+    A fork that writes random words there writes to one page, but `seed` writes to sixty. The result is None without
+    numpy, or if a module has chosen another generator.
     """
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is None:
         return None
     try:
         key = numpy_random.get_state()[1]
-        # It also forgets a second normal number that was drawn with the first.
+        # The generator draws normal numbers in pairs. This also drops a second one that is still unused.
         numpy_random.set_state(("MT19937", key, _TWISTER_BYTES // 4))
         address = int(numpy_random.get_bit_generator().ctypes.state_address)
         if ctypes.string_at(address, _TWISTER_BYTES) == key.tobytes():
@@ -284,7 +285,7 @@ def _diverge(twister: Optional[int]) -> None:
 
 
 def _probe() -> None:
-    """Start a thread and multiply two matrices. In a fork of a zygote that cannot be forked, these fail or hang."""
+    """Start a thread and multiply two matrices. If the zygote cannot be forked safely, this fails or hangs."""
     until_thread_ran = _thread.allocate_lock()
     until_thread_ran.acquire()
     _thread.start_new_thread(until_thread_ran.release, ())
@@ -311,7 +312,7 @@ def _set_environment(variables: Dict[str, str]) -> None:
 
 
 def _take_over(config: Dict[str, Any], streams: Sequence[int]) -> None:
-    """Take the environment, directory and output of the session, as a new process gets them by exec."""
+    """Take over the environment, directory and output of the session, which a new process gets by exec."""
     old_timezone = os.environ.get("TZ")
     _set_environment(config["env"])
     if os.environ.get("TZ") != old_timezone:
