@@ -1,4 +1,4 @@
-"""The memory of this container, and the part of it that a session without a limit gets."""
+"""Finds how much of this container's memory a session without a limit of its memory gets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from venvd_worker.common.process_tree import read_file
 
 CGROUP = "/sys/fs/cgroup"
 _OF_FOUR = 3
-"""The quarters of the container's memory that such a session gets."""
+"""Quarters of the container's memory that such a session gets."""
 
 
 def find_session_memory(cgroup: str = CGROUP) -> Optional[int]:
-    """Find the memory of a session that asks for no limit; None where it needs none.
+    """Find the memory limit of a session that asks for none. Return None if the session needs no limit.
 
-    On cgroup version 2, a container may end as a whole when its memory runs out (`memory.oom.group`): the kubelet asks
-    for that. A session must then meet a limit of its own before.
+    On cgroup version 2, the kernel may kill a whole container when its memory runs out (`memory.oom.group`), because
+    the kubelet asks for that. A session must then reach its own limit before.
     """
     if read_file(os.path.join(cgroup, "memory.oom.group")).strip() != b"1":
         return None
@@ -27,5 +27,5 @@ def find_session_memory(cgroup: str = CGROUP) -> Optional[int]:
 
 
 def limit_memory(limits: Limits, most: Optional[int]) -> Limits:
-    """Return the limits of a session, with that memory where they leave it open."""
+    """Return the limits of a session. If they do not limit its memory, limit it to `most` bytes."""
     return replace(limits, memoryBytes=most) if limits.memoryBytes is None else limits

@@ -1,4 +1,4 @@
-"""The environment of user code: an allow-list, the venv's and the backend's variables, the session's variables."""
+"""The environment of user code: allowed variables of this process, and those of the venv, backend and session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def take_worker_env() -> Dict[str, str]:
     """Take the variables of the venv and the backend out of this process's environment.
 
     Raises:
-        ValueError: the variable holds no JSON object of strings.
+        ValueError: the variable does not contain a JSON object of strings.
     """
     variables = json.loads(os.environ.pop(WORKER_ENV, "") or "{}")
     if type(variables) is not dict or any(type(value) is not str for value in variables.values()):
@@ -30,14 +30,14 @@ def take_worker_env() -> Dict[str, str]:
 
 
 def build_environment(variables: Mapping[str, str], directory: Directory) -> Dict[str, str]:
-    """The whole environment of a session or a zygote; `variables` win over everything else."""
+    """Build the whole environment of a session or a zygote. `variables` win over everything else."""
     env = {name: os.environ[name] for name in _KEPT if name in os.environ}
     env.setdefault("LANG", "C.UTF-8")
     env["PATH"] = os.pathsep.join((_BINARIES, os.environ.get("PATH") or _DEFAULT_PATH))
     env["HOME"] = directory.home
     env["TMPDIR"] = directory.temporary
     env["MPLBACKEND"] = "Agg"  # there is no screen
-    env["PYTHONUNBUFFERED"] = "1"  # what a Python that user code starts prints shows at once, in its place
+    env["PYTHONUNBUFFERED"] = "1"  # so output of a Python that user code starts appears at once, in the right place
     if _IS_VENV:
         env["VIRTUAL_ENV"] = _ROOT
     env.update(variables)

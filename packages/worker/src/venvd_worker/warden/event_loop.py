@@ -16,7 +16,7 @@ class Source(Protocol):
 
 
 class Descriptor:
-    """A bare descriptor as a source."""
+    """A source that consists of a descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -26,7 +26,7 @@ class Descriptor:
 
 
 class EventLoop:
-    """Calls an action whenever its source can be read, or when its time has come."""
+    """Calls each action when its source is readable or its time has come."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -39,7 +39,7 @@ class EventLoop:
         self._epoll.register(source.fileno(), events)
 
     def remove(self, source: Source) -> None:
-        """Forget a source; one that is unknown is no error."""
+        """Forget a source. An unknown source is not an error."""
         if self._actions.pop(source.fileno(), None) is not None:
             self._epoll.unregister(source.fileno())
 
@@ -47,7 +47,7 @@ class EventLoop:
         heapq.heappush(self._timers, (monotonic() + seconds, next(self._order), action))
 
     def run_once(self) -> None:
-        """Wait for the next event or timer, and call its action."""
+        """Wait for the next events or timer, and call the actions."""
         timeout = max(0.0, self._timers[0][0] - monotonic()) if self._timers else -1
         for descriptor, _ in self._epoll.poll(timeout):
             action = self._actions.get(descriptor)

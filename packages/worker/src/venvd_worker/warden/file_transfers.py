@@ -1,4 +1,4 @@
-"""The file processes of a warden: started for one file command each, and ended with their session."""
+"""The file processes of a warden: starts one for each file command, and ends them with their session."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class FileTransfers:
         """The session of each file process, by process ID."""
 
     def start(self, session: SessionProcess, transfer: TransferFile, connection: int) -> int:
-        """Start a file process that serves `connection`; its process ID.
+        """Start a file process that serves `connection`, and return its process ID.
 
         Raises:
             InvalidRequest: there is no such file command.
             Busy: too many are running.
-            Unavailable: no process could be made.
+            Unavailable: the kernel makes no process.
         """
         if transfer.command not in COMMANDS:
             raise InvalidRequest("a file process runs {}".format(", ".join(COMMANDS)))
@@ -63,11 +63,11 @@ class FileTransfers:
         return set(self._sessions)
 
     def forget(self, pid: int) -> None:
-        """Take note that a child of the warden was reaped, which may be a file process."""
+        """Forget a child that the warden has reaped, if it was a file process."""
         self._sessions.pop(pid, None)
 
     def kill_stopped(self) -> None:
-        """Kill file processes that are stopped: only user code stops them, and the server would wait forever."""
+        """Kill stopped file processes. Only user code stops them, and the server would wait for them forever."""
         for pid in self._sessions:
             stat = process_tree.read_stat(pid)
             if stat is not None and stat.state == "T":

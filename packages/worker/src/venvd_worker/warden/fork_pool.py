@@ -4,7 +4,7 @@
 - A new zygote must first pass a probe: a fork that starts a thread and, if numpy is loaded, multiplies two matrices.
 - If the import of a module fails, the pool reports it, and the zygote imports the others.
 - Sessions start as new interpreters if the zygote crashes, exceeds its time for imports, or has threads after them.
-  Time in which no processor was free does not count.
+  Time without a free processor does not count.
 - After a pause of at most a minute the pool starts another zygote. It stops trying if the imports left threads, or if
   several zygotes in a row failed before they were ready.
 - A session waits ten seconds or a little more for a fork. Then it starts as a new interpreter. A fork that is slow
@@ -56,7 +56,7 @@ _MOST_FAULTS = 5
 
 
 class Fork(NamedTuple):
-    """A process that waits for the configuration of its session, confined to its directory."""
+    """A process that waits for the configuration of its session. It is confined to the directory of the session."""
 
     pid: int
     control: ControlConnection
@@ -104,7 +104,7 @@ class ForkPool:
         self._refilling = False
         self._closed = False
         self._usual: Optional[Dict[str, Any]] = None
-        """The terms of the first session, which are those of most."""
+        """The terms of the first session. Most sessions have the same terms."""
 
     @property
     def report(self) -> ZygoteReport:
@@ -135,7 +135,7 @@ class ForkPool:
     # ---- for sessions
 
     def take(self, take_fork: TakeFork, terms: Dict[str, Any]) -> None:
-        """Give a fork, or None, to `take_fork`, now or later; `terms` are what the session is configured with."""
+        """Give a fork or None to `take_fork`, now or later. `terms` are part of the session's configuration."""
         if self._usual is None:
             self._usual = terms
         self._taken_at = monotonic()
@@ -247,7 +247,7 @@ class ForkPool:
                 fork.pid = pid
         elif "failed" in message:
             fork = self._find_pending(message["failed"])
-            if fork is not None:  # the machine had no room for a process, and may have it soon
+            if fork is not None:  # the machine had no room for a process, but may have room soon
                 self._lose_fork(fork, to_text(message.get("why")), faults=0)
 
     def _find_pending(self, number: object) -> Optional[_PendingFork]:
@@ -314,7 +314,7 @@ class ForkPool:
     # ---- forks
 
     def _request_forks(self, count: int, *, probe: bool = False) -> None:
-        """Request forks, several with one packet: the zygote then needs one process in between for all of them."""
+        """Request forks, many with one packet if possible. The zygote needs one process in between for each packet."""
         most = 1 if self._starter.namespaced else MOST_DESCRIPTORS
         while count > 0 and self._zygote is not None:
             self._request_batch(self._zygote, min(count, most), probe=probe)

@@ -1,4 +1,4 @@
-"""The process of the forwarder, by which user code reaches the egress broker."""
+"""The process of the forwarder, through which user code reaches the egress broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RESTART_SECONDS = 0.5
 
 
 class ForwarderProcess:
-    """Keeps one forwarder running; with the port 0, none."""
+    """Keeps one forwarder running, or none if the port is 0."""
 
     def __init__(self, loop: EventLoop, archive: str, channel: str, port: int) -> None:
         self._loop = loop
@@ -27,7 +27,7 @@ class ForwarderProcess:
         return pid == self._pid
 
     def start(self) -> None:
-        """Start the forwarder, outside of the walls around sessions: they do not see its socket."""
+        """Start the forwarder outside of the walls around sessions, because they hide the broker's socket."""
         if not self._wanted:
             return
         warden = os.getpid()
@@ -49,11 +49,11 @@ class ForwarderProcess:
             os._exit(127)
 
     def on_reaped(self, pid: int) -> None:
-        """Start another one where this was the forwarder."""
+        """Start another forwarder if the reaped process was the forwarder."""
         if pid == self._pid:
             self._pid = 0
             self._loop.call_later(_RESTART_SECONDS, self.start)
 
     def close(self) -> None:
-        """Start no further one."""
+        """Start no further forwarder."""
         self._wanted = False

@@ -21,10 +21,13 @@ from venvd_worker.warden.starter import InterpreterStarter
 
 @dataclass(frozen=True)
 class Settings:
-    """The warden's command line; `work_dir` holds the sessions' directories, `env` is the venv's and the backend's.
+    """The settings of a warden.
 
-    `stop_wait` is how many seconds the warden goes on after a stop signal while its server is connected.
-    `proxy_port` is where user code finds the egress broker; 0 is nowhere.
+    Attributes:
+        work_dir: contains the directories of the sessions.
+        env: the variables of the venv and the backend.
+        stop_wait: seconds that the warden goes on after a stop signal while its server is connected.
+        proxy_port: port at which user code reaches the egress broker; 0 for none.
     """
 
     channel: str
@@ -38,7 +41,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class SessionOrder:
-    """A checked `start`: `slot` is an index in `memory`; the other fields are those of `Start`."""
+    """A checked `start`. `slot` is an index in `memory`, and the other fields are those of `Start`."""
 
     name: str
     slot: int
@@ -52,27 +55,27 @@ class SessionOrder:
 
     @property
     def terms(self) -> Dict[str, Any]:
-        """What of the configuration is the same for most sessions."""
+        """The part of the configuration that is the same for most sessions."""
         return {"limits": vars(self.limits), "lease": self.lease, "compat": self.compat}
 
 
 class Launcher:
-    """Launches sessions; no two of them share a directory."""
+    """Launches sessions, each with its own directory."""
 
     def __init__(self, settings: Settings, starter: InterpreterStarter) -> None:
         self._settings = settings
         self._starter = starter
         self.spin = 0
-        """Microseconds that the waits of a session may spin; the server says so."""
+        """Microseconds that a wait of a session may spin. The server sets them."""
         self._spinners = min(count_cores(), len(os.sched_getaffinity(0))) - 1
 
     def launch(self, order: SessionOrder, ends: Sequence[int], fork: Optional[Fork]) -> SessionProcess:
-        """Make `fork`, or a new interpreter where it is None, the session with the `ends` of its connections.
+        """Make `fork` the session, or a new interpreter if `fork` is None. Give it copies of its connections' `ends`.
 
-        The descriptors in `ends` stay the caller's.
+        The caller closes the descriptors in `ends`.
 
         Raises:
-            OSError: no process could be made, or it could not be given its connections.
+            OSError: the kernel makes no process, or does not pass the connections to it.
         """
         directory = directories.make(self._settings.work_dir) if fork is None else fork.directory
         env = build_environment({**self._settings.env, **order.env}, directory)

@@ -1,8 +1,8 @@
 """The process that keeps reading the output of a session's background processes.
 
 User code shares the pipes of this output. It may make them blocking at any time, and read them empty a moment before
-this process does. So the warden never reads them itself: a fork of it does, which may block without harm, and copies
-what comes into pipes of the warden's own.
+this process does. So the warden never reads them itself. A fork of the warden reads them, which may block without harm.
+It copies the output into pipes that only the warden reads.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from venvd_worker.warden.log_pipe import LogPipe
 
 _CHUNK = 4096
 _MOST = 64
-"""Pipes of background processes that are read for one session."""
+"""Pipes of background processes that this process reads for one session."""
 _STANDARD = 3
 
 
 class LogDrain:
-    """The process for one session.
+    """The process that reads the pipes of one session.
 
     Attributes:
         pid: its process ID.
-        pipes: what it copies to standard output and to standard error.
+        pipes: the pipes that it copies the output into, for standard output and standard error.
 
     Raises:
-        OSError: no process could be made.
+        OSError: the kernel makes no process.
     """
 
     def __init__(self) -> None:
@@ -57,17 +57,17 @@ class LogDrain:
         self._control = own
 
     def take(self, packet: Packet) -> None:
-        """Read the pipes that came with a packet of the session, unless there are too many that wait."""
+        """Have the process read the pipes that came with a packet, unless earlier packets still wait for it."""
         if self._control.blocked:
             close_descriptors(packet.descriptors)
             return
         try:
             self._control.send({"target": int(packet.message["log"] == "stderr")}, packet.descriptors)
         except OSError:
-            pass  # the session has used up the room for descriptors that are under way
+            pass  # the session has used up the room for descriptors in flight
 
     def close(self) -> None:
-        """End the process; the pipes stay the caller's."""
+        """End the process. The caller closes the pipes."""
         self._control.close()
         process_tree.send_signal(self.pid, signal.SIGKILL)
 
@@ -82,13 +82,13 @@ def _run(warden: int, connection: int, ends: Sequence[int]) -> NoReturn:
         connection, *ends = _keep_only([connection, *ends])
         _copy_all(control.adopt(connection), ends)
     except (EOFError, InvalidPacket, OSError):
-        pass  # nothing can be read on any more
+        pass  # no pipe can come or be read any more
     finally:
         os._exit(0)
 
 
 def _keep_only(descriptors: Sequence[int]) -> List[int]:
-    """Close every other descriptor that the warden had, but 0 to 2; the new numbers of those that stay."""
+    """Close the warden's other descriptors, except 0 to 2. Return the new numbers of those that stay."""
     highest = max(map(int, os.listdir("/proc/self/fd")))
     kept = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, highest + 1) for each in descriptors]
     os.closerange(_STANDARD, highest + 1)
@@ -128,7 +128,7 @@ def _can_wait_for(epoll: select.epoll, descriptor: int) -> bool:
 
 
 def _copy(descriptor: int, end: int) -> bool:
-    """Copy some of what is in a pipe; false once its other end is closed everywhere."""
+    """Copy some bytes from a pipe. Return False once no process has its other end open."""
     try:
         data = os.read(descriptor, _CHUNK)
     except BlockingIOError:

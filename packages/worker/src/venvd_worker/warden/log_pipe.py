@@ -1,4 +1,4 @@
-"""The output of sessions outside of `exec`: copied to the worker host's own output, without ever waiting for it."""
+"""Copies the output of sessions outside of `exec` to the worker host's own output, and never waits for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from time import monotonic
 from typing import Tuple
 
 _CHUNK = 4096
-"""A pipe that is writable takes so much in one piece, so that the warden never blocks."""
+"""Bytes that a writable pipe takes in one piece. So a write of the warden never blocks."""
 _PER_SECOND = 1 << 20
 
 
 class LogPipe:
     """The reading end of a pipe that carries one stream of a session's output.
 
-    Output beyond a megabyte a second is dropped, and so is output that the reader of the worker host's log does not
-    take: neither may stop the warden.
+    This drops output beyond a megabyte a second, and output that the reader of the worker host's log does not take.
+    Neither may stop the warden.
     """
 
     def __init__(self, target: int, descriptor: int) -> None:
@@ -33,7 +33,7 @@ class LogPipe:
         os.close(self._read)
 
     def copy(self) -> bool:
-        """Copy what is in the pipe; false once its other end is closed everywhere."""
+        """Copy some bytes from the pipe. Return False once no process has its other end open."""
         try:
             data = os.read(self._read, _CHUNK)
         except BlockingIOError:
@@ -63,6 +63,6 @@ def _write(target: int, data: bytes) -> None:
 
 
 def make_pipe(target: int) -> Tuple[LogPipe, int]:
-    """A new pipe whose content is copied to descriptor `target`, and its writing end."""
+    """Make a pipe, and return its log pipe, which copies to descriptor `target`, and its writing end."""
     read, write = os.pipe()
     return LogPipe(target, read), write

@@ -15,10 +15,10 @@ _EVENT_NAMES = {kind: name for name, kind in messages.EVENTS.items()}
 
 
 class Request(NamedTuple):
-    """A command of the server. Its descriptors are closed when its handler returns.
+    """A command of the server. The warden closes its descriptors when its handler returns.
 
     Attributes:
-        number: repeated in the reply.
+        number: the number that the reply repeats.
         data: the checked message.
     """
 
@@ -28,11 +28,11 @@ class Request(NamedTuple):
 
 
 class Server:
-    """Sends replies and events to the server; once it is gone they are dropped.
+    """Sends replies and events to the server. Once the server is gone, it drops them.
 
     Attributes:
         connection: None before the warden has joined the server, and once the server is gone.
-        greeted: whether it has said `hello`.
+        greeted: whether the server has sent `hello`.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Server:
             self._send({"event": _EVENT_NAMES[type(event)], "data": asdict(event)})  # type: ignore[call-overload]
 
     def pass_on(self, event: object) -> None:
-        """Send an event that user code caused. There may be many: while the server does not read, they are dropped."""
+        """Send an event that user code caused. There may be many, so this drops it while the server does not read."""
         if self.connection is not None and not self.connection.blocked:
             self.send_event(event)
 
@@ -62,10 +62,10 @@ class Server:
 
 
 def join(channel: str) -> ControlConnection:
-    """Connect to the server, with the secret that it has left in the channel.
+    """Connect to the server with the secret that the server has left in the channel.
 
     Raises:
-        OSError: it does not listen there, or not yet.
+        OSError: the server does not listen there yet, or will not.
     """
     with open(os.path.join(channel, SECRET), encoding="ascii") as file:
         secret = file.read()

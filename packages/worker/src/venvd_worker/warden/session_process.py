@@ -28,7 +28,7 @@ from venvd_worker.warden.server import Request
 
 
 class WatchedSlot:
-    """A session's slot as the warden sees it. The session can write anything into it."""
+    """A session's slot as the warden reads it. The session can write anything into it."""
 
     def __init__(self, memory: SlotMemory, index: int) -> None:
         self._memory = memory.map
@@ -40,7 +40,7 @@ class WatchedSlot:
         U64.pack_into(self._memory, self._base + AT["stop_sequence"], sequence)
 
     def is_running(self, sequence: int) -> bool:
-        """Whether the session says that it still runs this call."""
+        """Return whether the session says that it still runs this call."""
         (state,) = U32.unpack_from(self._memory, self._base + AT["state"])
         (running,) = U64.unpack_from(self._memory, self._base + AT["sequence"])
         return bool(state == RUNNING and running == sequence)
@@ -50,10 +50,10 @@ class SessionProcess:
     """One session's process, from its start until its tree is gone.
 
     Attributes:
-        status: as `wait` gives it, once the process has ended.
-        kill_requests: answered when the tree is gone.
-        drain: reads on the output of its background processes, once there are any.
-        standby: whether it waits for its name, and has run no user code.
+        status: the status from `wait`; None until the process has ended.
+        kill_requests: the requests that the warden answers when the tree is gone.
+        drain: keeps reading the output of background processes; None before there are any.
+        standby: whether the session waits for its name, and has run no user code.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SessionProcess:
 
     @property
     def is_up(self) -> bool:
-        """Whether it takes requests."""
+        """Whether the session takes requests."""
         return self._baseline is not None
 
     def mark_up(self) -> None:
@@ -98,7 +98,7 @@ class SessionProcess:
         return process_tree.list_descendants([self.pid]) if self.alive else []
 
     def measure(self) -> SessionUsage:
-        """Measure the process tree; slow."""
+        """Measure the process tree. This is slow."""
         tree = self.list_tree()
         used = usage.measure(tree)
         return SessionUsage(used.rss, usage.proportional(tree), round(used.cpu, 2), used.processes)
@@ -110,19 +110,19 @@ class SessionProcess:
         process_tree.send_signal(self.pid, signal.SIGINT)
 
     def interrupt_again(self, sequence: int, *, group: bool) -> None:
-        """Interrupt the call if it still runs; with `group` also its child processes, as a terminal does."""
+        """Interrupt the call if it still runs. With `group`, also interrupt child processes, as a terminal does."""
         if self.alive and self.slot.is_running(sequence):
             send = process_tree.send_group_signal if group else process_tree.send_signal
             send(self.pid, signal.SIGINT)
 
     def end(self, reason: EndReason) -> None:
-        """Kill the whole tree; the first reason counts."""
+        """Kill the whole tree. If there are several reasons, the first one counts."""
         if self.alive:
             self._end_reason = self._end_reason or reason
             process_tree.kill_tree([self.pid])
 
     def describe_end(self) -> Exited:
-        """The event of its end, once the process was reaped."""
+        """Return the event of the session's end. Call this after the warden has reaped the process."""
         status = self.status or 0
         reason = self._end_reason or explain_exit(status, usage.out_of_memory_kills() > self._memory_kills)
         return Exited(self.name, self.pid, reason.how, reason.word, exit_code(status), exit_signal(status))
@@ -138,12 +138,12 @@ class SessionProcess:
 
     @property
     def limited(self) -> bool:
-        """Whether the warden must watch what its tree uses."""
+        """Whether the warden must watch what the tree uses."""
         limits = self.limits
         return not self.standby and bool(limits.memoryBytes or limits.processes or limits.cpuSeconds)
 
     def enforce_limits(self) -> None:
-        """End the session where its tree exceeds a limit."""
+        """End the session if its tree exceeds a limit."""
         reason = self._find_exceeded_limit()
         if reason is not None:
             self.end(reason)
@@ -163,5 +163,5 @@ class SessionProcess:
     def _uses_more(self, limit: int, tree: List[int], used: usage.Usage) -> bool:
         if self._baseline is None or used.private <= self._baseline + limit:
             return False
-        # `used` counts pages that a fork shares once for each process. The exact figure takes longer.
+        # `used` counts pages that forks share once for each process. The exact figure takes longer.
         return (usage.proportional_private(tree) or used.private) > self._baseline + limit

@@ -27,7 +27,7 @@ _LIMITS_INTERVAL, _SWEEP_INTERVAL = 0.1, 1.0
 _CLOSED_GRACE = 0.5
 """Seconds that a session whose control connection is closed may take to end by itself."""
 _TREE_TIMEOUT = 5.0
-"""Seconds after which the end of a session is reported although some of its tree cannot be killed."""
+"""Seconds after which the warden reports the end of a session although it cannot kill some of the tree."""
 _MOST_CONNECTIONS = 1 << 63
 
 
@@ -51,7 +51,7 @@ class SessionProcesses:
         self._shared_memory = SharedMemory(SHARED_MEMORY, private=self._pid == 1)
         self._by_name: Dict[str, SessionProcess] = {}
         self._own: Set[int] = set()
-        """Processes of the warden's own, which remove directories or read on output."""
+        """Forks of the warden that remove directories or keep reading output."""
         self._watching = False
 
     def __iter__(self) -> Iterator[SessionProcess]:
@@ -62,7 +62,7 @@ class SessionProcesses:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a session, or a process that is at work for one."""
+        """Whether there is a session, or a fork of the warden that works for one."""
         return bool(self._by_name or self._own)
 
     def get(self, name: str) -> Optional[SessionProcess]:
@@ -76,7 +76,7 @@ class SessionProcesses:
         self._watch_limits(session)
 
     def assign(self, session: SessionProcess, name: str) -> None:
-        """Name a standby."""
+        """Give a standby its name."""
         del self._by_name[session.name]
         session.name = name
         session.standby = False
@@ -104,7 +104,7 @@ class SessionProcesses:
         session.end(reason)
 
     def reap(self) -> None:
-        """Reap every child that ended, and report each session whose whole tree has."""
+        """Reap every child that has ended, and report each session whose whole tree has ended."""
         by_pid = {session.pid: session for session in self if session.alive}
         while True:
             try:
@@ -114,7 +114,7 @@ class SessionProcesses:
             if not pid:
                 break
             session = by_pid.get(pid)
-            if os.WIFSTOPPED(status):  # it asked to be traced, and would wait for the warden for ever
+            if os.WIFSTOPPED(status):  # the child asked for tracing, and would wait for the warden for ever
                 if session is not None:
                     session.end(explain_trace_stop(status))
                 else:
@@ -146,13 +146,13 @@ class SessionProcesses:
         owners = (self._fork_pool, self._forwarder)
         strays = [pid for pid in children if pid not in known and not any(owner.owns(pid) for owner in owners)]
         if strays:
-            process_tree.kill_tree(strays)  # SIGCHLD leads here again
+            process_tree.kill_tree(strays)  # their SIGCHLD leads here again
             return
         for session in ended:
             self._finish(session)
 
     def _finish(self, session: SessionProcess) -> None:
-        """Report the end of a session, once, and remove what it left."""
+        """Report the end of a session once, and remove what the session left."""
         if self._by_name.get(session.name) is not session:
             return
         del self._by_name[session.name]
@@ -170,7 +170,7 @@ class SessionProcesses:
             self._server.reply(request)
 
     def _remove_directory(self, root: str) -> None:
-        """Remove it in a process of its own: there may be more files than other sessions should wait for."""
+        """Remove a directory in another process. It may contain so many files that other sessions should not wait."""
         try:
             pid = os.fork()
         except OSError:
@@ -184,7 +184,7 @@ class SessionProcesses:
         finally:
             os._exit(0)
 
-    # ---- what a session reports: user code can send anything, as often as it likes
+    # ---- reports of a session: user code can send anything, as often as it likes
 
     def _read_control(self, session: SessionProcess) -> None:
         try:
@@ -210,7 +210,7 @@ class SessionProcesses:
                 session.mark_up()
 
     def _add_logs(self, session: SessionProcess, packet: Packet) -> None:
-        """Have a process read on what background processes write, so that they do not block."""
+        """Have a process keep reading what background processes write, so that they do not block."""
         if session.drain is None:
             try:
                 session.drain = drain = LogDrain()

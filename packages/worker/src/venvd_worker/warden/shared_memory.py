@@ -1,8 +1,9 @@
 """Files in /dev/shm: finds the sessions that use them, and removes them when no session needs them.
 
-The kernel does not tell who made a file. The warden looks every second, and before it ends a session, which sessions
-have a new file open or mapped. In a container only sessions make files there. So one that no session holds belongs to
-one of those that lived when it appeared: it goes with the last of them, or a minute after one of them has ended.
+The kernel does not tell which process made a file. So the warden looks which sessions have a new file open or mapped,
+every second and before it ends a session. In a container, only sessions make files there. A file that no session has
+open belongs to one of the sessions that lived when it appeared. The warden removes it with the last of them, or a
+minute after one of them has ended.
 """
 
 from __future__ import annotations
@@ -21,22 +22,27 @@ _MOST_FILES = 10_000
 """Files that the warden notes; a tmpfs in a container has room for some more."""
 
 _Key = Tuple[str, int]
-"""Name and inode: a name may be used again."""
+"""Name and inode of a file. A new file may have an old name."""
 
 
 @dataclass
 class _File:
-    """`makers` are the sessions, by process, of which one made it; `held` says that one was seen to hold it."""
+    """A file that the warden has noted.
+
+    Attributes:
+        makers: process IDs of the sessions of which one made the file.
+        held: whether the warden has seen that a session had the file open or mapped.
+    """
 
     makers: Set[int]
     held: bool = False
     orphan: bool = False
-    """Whether one of those that may have made it has ended."""
+    """Whether one of the sessions that may have made the file has ended."""
     seen_at: float = field(default_factory=monotonic)
 
 
 class SharedMemory:
-    """Notes the files in `directory`; `private` says that only sessions make files there."""
+    """Notes the files in `directory`. `private` says that only sessions make files there."""
 
     def __init__(self, directory: str, *, private: bool) -> None:
         self._directory = directory
@@ -44,7 +50,7 @@ class SharedMemory:
         self._files: Dict[_Key, _File] = {}
 
     def look(self, sessions: Iterable[SessionProcess]) -> None:
-        """Note what appeared and who holds it, and remove what no session has held for long."""
+        """Note new files and the sessions that use them, and remove files that no session has used for long."""
         present = self._list()
         self._files = {key: file for key, file in self._files.items() if key in present}
         sessions = list(sessions)
@@ -57,7 +63,7 @@ class SharedMemory:
                 self._remove(key)
 
     def forget(self, session: SessionProcess, others: Iterable[SessionProcess]) -> None:
-        """Remove what only this session held, which has ended."""
+        """Remove the files that only this session used, because it has ended."""
         others = [other for other in others if other is not session]
         self.look([session, *others])
         mine = [file for file in self._files.values() if session.pid in file.makers]
@@ -71,7 +77,7 @@ class SharedMemory:
                 self._remove(key)
 
     def _list(self) -> Set[_Key]:
-        """The files of this user."""
+        """List the regular files in the directory."""
         try:
             with os.scandir(self._directory) as entries:
                 return {
@@ -107,7 +113,7 @@ class SharedMemory:
 
 
 def _list_held(pid: int, directory: str) -> Set[str]:
-    """The files below `directory` that a process has open or mapped."""
+    """List the files below `directory` that a process has open or mapped."""
     held = set()
     for line in process_tree.read_file("/proc/{}/maps".format(pid)).split(b"\n"):
         path = line.partition(b"/")

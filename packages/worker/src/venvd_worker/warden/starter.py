@@ -1,4 +1,4 @@
-"""Starting a program of the worker archive in a new interpreter."""
+"""Starts a program of the worker archive in a new interpreter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from venvd_worker.common.walls import Walls
 
 _CANNOT_START = 127
 _NICENESS = 10
-"""Below the warden, which must see a fork bomb although it is one process among hundreds."""
+"""Gives processes less time than the warden, which must notice a fork bomb as one process among hundreds."""
 
 
 class InterpreterStarter:
-    """Starts `program` of the archive; each process is an interpreter that shares nothing."""
+    """Starts `program` of the archive. Each process is a new interpreter that shares nothing with others."""
 
     def __init__(self, archive: str, program: str, walls: Walls, oom_score: int) -> None:
         self._archive = archive
@@ -34,13 +34,13 @@ class InterpreterStarter:
         directory: Directory,
         shared: Optional[str] = None,
     ) -> int:
-        """Start a process that reads its configuration from `control`; its process ID.
+        """Start a process that reads its configuration from `control`, and return its process ID.
 
-        It works in `directory`, and may write to that or, for a zygote, to all of `shared`. `streams` are its output,
-        and that of its errors.
+        The process works in `directory`, and may write to it. A zygote may write to all of `shared`. `streams` are the
+        descriptors for standard output and standard error.
 
         Raises:
-            OSError: no process could be made.
+            OSError: the kernel makes no process.
         """
         warden = os.getpid()
         namespaced = shared is None and self.walls.namespaces
@@ -56,7 +56,7 @@ class InterpreterStarter:
             flags = ["-I", "-B"] if sys.dont_write_bytecode else ["-I"]
             arguments = [sys.executable, *flags, self._archive, self._program, str(control.fileno())]
             kernel.set_oom_score(self._oom_score)
-            # Before `exec`: the environment of a session may name a library that the loader runs.
+            # This comes before `exec`, because a session's environment may name a library that the loader runs.
             if shared is None:
                 self.walls.close_in(directory.root)
             else:
@@ -69,13 +69,13 @@ class InterpreterStarter:
 
 
 def leave_warden(warden: Optional[int]) -> None:
-    """Make this process, a fork of the warden's, one of its own that ends with the warden.
+    """Make this fork of the warden independent, except that it ends with the warden.
 
-    Without the warden's process ID it is in namespaces of its own, and ends with the container.
+    A process in its own namespaces does not know the warden's process ID, and ends with the container.
     """
     if warden is not None:
         kernel.die_with_parent(signal.SIGKILL)
-        if os.getppid() != warden:  # it died before the line above
+        if os.getppid() != warden:  # the warden died before the line above
             os._exit(_CANNOT_START)
     os.setsid()
     if warden in {None, 1}:  # in a container: outside of one, niceness would change the process's share of the machine

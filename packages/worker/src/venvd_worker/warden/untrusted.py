@@ -6,5 +6,5 @@ from typing import Any
 
 
 def to_text(value: Any, most: int = 2000) -> str:
-    """`value` as text of at most `most` characters that is valid UTF-8."""
+    """Return `value` as text of at most `most` characters that UTF-8 can encode."""
     return str(value)[:most].encode("utf-8", "replace").decode()

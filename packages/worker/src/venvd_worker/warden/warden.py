@@ -1,7 +1,7 @@
 """The warden, the first process of a worker host: it starts, interrupts, kills and reaps sessions for one server.
 
-It imports nothing of the user's and runs none of the user's code. `venvd_contract.internal` declares its protocol. The
-warden ends with its server, because sessions live as long as the pair of server and worker host.
+It imports no module of the user's and runs no user code. `venvd_contract.internal` declares its protocol. The warden
+ends with its server, because sessions live as long as the pair of server and worker host.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _JOIN_INTERVAL, _REAP_INTERVAL = 0.02, 0.1
 _SHUTDOWN_TIMEOUT = 3.0
 _INTERRUPTS = 8
-"""How often a call is interrupted within its grace: C code may have swallowed the first signal."""
+"""How often the warden interrupts a call within its grace, because C code may swallow the first signal."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Warden:
-    """Joins the server, and serves it until it goes away; then the warden ends all sessions and itself."""
+    """Joins the server, and serves it until it goes away. Then the warden ends all sessions and itself."""
 
     def __init__(self, settings: Settings, zygote: ZygoteSettings, walls: Walls, archive: str) -> None:
         self._settings = settings
@@ -103,13 +103,13 @@ class Warden:
 
     def _handle_signals(self, descriptor: int) -> None:
         for number, sender in kernel.read_signals(descriptor):
-            # User code can send signals too, to the warden as well.
+            # User code can send signals to the warden, too.
             if number != signal.SIGCHLD and sender in (0, os.getppid()):
                 self._stop()
         self._sessions.reap()
 
     def _stop(self) -> None:
-        """End now, or once the server is gone: some engines signal both at once, and the server's calls still run."""
+        """End now, or wait for the server to go: some engines signal both at once while calls of the server run."""
         if self._stopping or self._settings.stop_wait <= 0 or self._server.connection is None:
             self._running = False
             return
@@ -158,7 +158,7 @@ class Warden:
         self._sessions.reap()
 
     def _answer(self, packet: Packet) -> None:
-        """Run one command; its handler replies, now or later."""
+        """Run one command. Its handler replies, now or later."""
         request = Request(packet.message.get("id"), None, packet.descriptors)
         try:
             request = self._parse(request, packet.message)
@@ -196,7 +196,7 @@ class Warden:
         except (ValueError, OSError) as error:
             raise InvalidRequest("the slots cannot be used: {}".format(error)) from None
         python = ".".join(map(str, sys.version_info[:3]))
-        self._fork_pool.start()  # not earlier: a zygote runs modules of the user's, and the secret was still there
+        self._fork_pool.start()  # earlier, modules of the user's in a zygote could have read the secret
         version, report = self._settings.version, self._fork_pool.report
         self._server.greeted = True
         walls = messages.WallsReport(
@@ -239,7 +239,7 @@ class Warden:
             raise Conflict('the session "{}" runs already'.format(name))
 
     def _launch(self, request: Request, order: SessionOrder, ends: Sequence[int], fork: Optional[Fork]) -> None:
-        """Make `fork` the session, or start a new interpreter where there is none; closes `ends`."""
+        """Make `fork` the session, or start a new interpreter if it is None. Close `ends`."""
         self._starting.discard(order.name)
         try:
             session = self._launcher.launch(order, ends, fork)
@@ -296,8 +296,8 @@ class Warden:
     def _hold(self, connection: int) -> None:
         """Keep a client's connection open until the client or the server ends it.
 
-        The server answers on a duplicate when the session has ended. In gVisor, the last one inside that closes a
-        socket of the host ends it for all who have it outside.
+        When the session has ended, the server answers the client over its own descriptor of this connection. In
+        gVisor, the close of the last descriptor inside would end a socket of the host for all processes outside.
         """
         held = Descriptor(os.dup(connection))
 
@@ -305,7 +305,7 @@ class Warden:
             self._loop.remove(held)
             os.close(held.fileno())
 
-        self._loop.add(held, release, events=0)  # the end of a connection is told unasked
+        self._loop.add(held, release, events=0)  # epoll always reports the end of a connection
 
     def _open_venvs(self, request: Request) -> None:
         self._pass_on(request, {"venvs": request.data.source}, most=1)

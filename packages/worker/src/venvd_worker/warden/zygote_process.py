@@ -1,4 +1,4 @@
-"""Starting zygotes: their settings, the directory that they share, and their output."""
+"""Starts zygotes, with their settings, the directory that they share, and their output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ZygoteSettings:
     Attributes:
         preload: modules that it imports, in this order.
         timeout: seconds that the imports may take.
-        spares: forks that wait to become sessions; None for no zygote.
+        spares: number of forks that wait to become sessions; None for no zygote.
     """
 
     work_dir: str
@@ -42,7 +42,7 @@ class ZygoteSettings:
 
 @dataclass
 class ZygoteProcess:
-    """A zygote that was started; `ready_at` is when its first fork has proved that it can be forked."""
+    """A started zygote. `ready_at` is the time when its first fork has proved that forks work."""
 
     pid: int
     control: ControlConnection
@@ -53,7 +53,7 @@ class ZygoteProcess:
     ready_at: Optional[float] = None
 
     def own_time(self) -> float:
-        """Seconds since its start in which a processor was free for it."""
+        """Return the seconds since its start, without the time that it waited for a processor."""
         return monotonic() - self.started_at - read_queue_time(self.pid)
 
 
@@ -70,7 +70,7 @@ class ZygoteStarter:
         """Start a zygote and tell it what to import.
 
         Raises:
-            OSError: no process could be made.
+            OSError: the kernel makes no process.
         """
         own, other = control.make_pair()
         streams: List[int] = []
@@ -81,7 +81,7 @@ class ZygoteStarter:
                 self._loop.add(pipe, partial(self._copy_log, pipe))
             directory = self._find_directory()
             env = build_environment({**_ONE_THREAD, **self._settings.env}, directory)
-            # Its forks close themselves in further, each in the directory of its session.
+            # Each fork of the zygote later confines itself to the directory of its session.
             pid = self._starter.start(other, (streams[0], streams[1]), env, directory, self._settings.work_dir)
         except OSError:
             own.close()
@@ -95,16 +95,16 @@ class ZygoteStarter:
 
     @property
     def namespaced(self) -> bool:
-        """Whether each fork has namespaces of its own."""
+        """Whether each fork has its own namespaces."""
         return self._starter.walls.namespaces
 
     def close(self) -> None:
-        """Remove the zygotes' directories."""
+        """Remove the directories of the zygotes."""
         for directory in self._directories:
             directories.remove(directory.root)
 
     def _find_directory(self) -> Directory:
-        """The directory of the zygote before, if it is intact: its forks may still use it. Else a new one."""
+        """Return the last zygote's directory if it is intact, because forks may still use it. Else make a new one."""
         if not self._directories or not directories.is_intact(self._directories[-1]):
             self._directories.append(directories.make(self._settings.work_dir))
         return self._directories[-1]
