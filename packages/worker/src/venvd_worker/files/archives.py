@@ -1,7 +1,7 @@
-"""Directories as tar archives: made while they are sent, and extracted so that nothing leads out of the directory.
+"""Directories as tar archives: makes them while it sends them, and extracts them so that nothing leads outside.
 
-An archive holds files, directories and symbolic links. It is laid out before it is sent, from the sizes that the files
-have, so that its length is known and any part of it can be sent without the parts before.
+An archive contains files, directories and symbolic links. The file process lays it out from the sizes of the files
+before it sends anything. So it knows the length, and can send any part without the parts before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from venvd_worker.files.framing import FileConnection
 from venvd_worker.files.listing import Scope, entries
 
 MOST_ENTRIES = 50_000
-"""Entries of one archive."""
+"""The most entries of one archive."""
 _CHUNK = 1 << 20
 _OLD = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,10 +38,10 @@ class Archive:
 
     Attributes:
         size: bytes of the archive.
-        modified: when the directory or something in it was changed last, in nanoseconds.
+        modified: time of the last change of the directory or of something in it, in nanoseconds.
 
     Raises:
-        LimitExceeded: the directory holds more than an archive may.
+        LimitExceeded: the directory contains more than an archive may.
         InvalidRequest: the directory cannot be read.
     """
 
@@ -102,7 +102,7 @@ class Archive:
             os.close(parent)
 
     def send(self, connection: FileConnection, offset: int, length: int) -> None:
-        """Send bytes of the archive. If a file is no longer what was laid out, they end early."""
+        """Send bytes of the archive. If a file is no longer as it was laid out, the bytes end early."""
         for entry in self._entries:
             for size, file in ((len(entry.header), False), (entry.size, True), (_pad(entry.size) - entry.size, False)):
                 part = _Part(offset, min(size - offset, length))
@@ -147,11 +147,11 @@ def _pad(size: int) -> int:
 
 
 def extract(archive: IO[bytes], directory: int, largest: int) -> None:
-    """Extract an archive into a directory, after all of its entries were checked.
+    """Check all entries of an archive, and then extract it into a directory.
 
     Raises:
-        InvalidRequest: it is no archive, or has an entry that is refused; says which and why.
-        LimitExceeded: its entries are too many or too large.
+        InvalidRequest: it is not an archive, or has a forbidden entry; says which and why.
+        LimitExceeded: it has too many entries, or they are too large.
         VenvdError: an entry cannot be written; those before it stay.
     """
     try:
@@ -195,7 +195,7 @@ def _names(entry: tarfile.TarInfo) -> List[bytes]:
 def _check_link(entry: tarfile.TarInfo, names: List[bytes]) -> None:
     """Check that a link leads to a place below the directory.
 
-    Its `..` come first, so that they count from its own directory, which is no link.
+    Its `..` must come first. So they count from the directory of the link, which is not a link itself.
     """
     parts = entry.linkname.split("/")
     ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))

@@ -1,4 +1,4 @@
-"""The commands on the files of a session."""
+"""Runs the commands on the files of a session."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _OLD = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a FIFO woul
 
 
 class SizeLimit(NamedTuple):
-    """How large a file that is sent may be, and what says so."""
+    """The largest size of a file that a client sends, and the name of the setting or limit that sets it."""
 
     bytes: int
     name: str
 
 
 class FileCommands:
-    """The commands below `root`; each answers over `connection`."""
+    """Runs commands below `root`. Each command answers over `connection`."""
 
     def __init__(self, root: int, connection: FileConnection, size_limit: SizeLimit) -> None:
         self._root = root
@@ -48,7 +48,7 @@ class FileCommands:
     # ---- get
 
     def get(self, asked: Dict[str, Any]) -> None:
-        """Answers with `{info, offset, length}`, then that many bytes."""
+        """Answer with `{info, offset, length}`, then with `length` bytes."""
         offset, length = _whole(asked, "offset") or 0, _whole(asked, "length")
         archived = self._find_archived(asked) if asked["archive"] is True else None
         if archived is not None:
@@ -67,7 +67,7 @@ class FileCommands:
             os.close(file)
 
     def _find_archived(self, asked: Dict[str, Any]) -> Optional[List[bytes]]:
-        """The names of the directory that is to come as an archive; None where the path names something else."""
+        """Return the names of the directory to send as an archive, or None if the path names something else."""
         if _is_root(asked):
             return []
         names = _names(asked)
@@ -101,7 +101,7 @@ class FileCommands:
     # ---- put
 
     def put(self, asked: Dict[str, Any]) -> None:
-        """Answers `{}` when it is ready, and with the file's info when the last byte is there and in its place."""
+        """Answer with `{}` when ready for the data, and with the file's info when the whole file is in its place."""
         if asked["archive"] is True:
             self._put_archive(asked)
             return
@@ -184,7 +184,7 @@ class FileCommands:
     # ---- list
 
     def list(self, asked: Dict[str, Any]) -> None:
-        """Answers with a `FileList`."""
+        """Answer with a `FileList`."""
         above = [] if _is_root(asked) else _names(asked)
         limit = _whole(asked, "limit")
         limit = _USUAL_ENTRIES if limit is None else max(1, min(limit, MOST_ENTRIES))
@@ -208,7 +208,7 @@ class FileCommands:
     # ---- delete
 
     def delete(self, asked: Dict[str, Any]) -> None:
-        """Answers `{success}` when it is gone."""
+        """Answer with `{success}` when the file or directory is gone."""
         names = _names(asked)
         directory = paths.open_directory(self._root, names[:-1])
         file_status = paths.status(directory, names[-1])
@@ -227,7 +227,7 @@ class FileCommands:
 
 
 def _empty(top: int) -> None:
-    """Delete all that is in `top`. Directories inside are moved up before they are emptied: no depth is too deep.
+    """Delete all that is in `top`. Move directories inside up before they are emptied, so that no depth is too deep.
 
     Raises:
         OSError: something cannot be deleted.
@@ -262,7 +262,7 @@ def _try_unlink(directory: int, name: str) -> bool:
 
 
 def _open_by_force(directory: int, name: bytes) -> int:
-    """A directory, opened; its owner is given every right to it before."""
+    """Give the owner of a directory every right to it, and open it."""
     handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         itself = "/proc/self/fd/{}".format(handle)

@@ -1,4 +1,4 @@
-"""The file process's end of its connection to the server."""
+"""The file process's end of the connection to the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PeerGone(Exception):
 
 
 class FileConnection:
-    """Sends results and takes data; it blocks."""
+    """Sends results and receives data. Its methods block."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -27,7 +27,7 @@ class FileConnection:
         self._send(RESULT, result)
 
     def error(self, error: VenvdError) -> None:
-        """Report an error, and read what is still coming: closing with unread bytes would lose the report."""
+        """Report an error, and read what still comes, because a close with unread bytes would lose the report."""
         self._send(ERROR, error.fields())
         self._sock.shutdown(socket.SHUT_WR)
         while self._sock.recv(65536):
@@ -38,11 +38,11 @@ class FileConnection:
         self._sock.sendall(HEAD.pack(kind, len(data)) + data)
 
     def send_bytes(self, data: bytes) -> None:
-        """Send bytes as they are; the server knows how many."""
+        """Send bytes as they are. The server knows how many will come."""
         self._sock.sendall(data)
 
     def send_file(self, file: int, offset: int, length: int) -> bool:
-        """Send bytes of a file as they are, and return whether it has them: one that became shorter ends early."""
+        """Send bytes of a file as they are. Return False if the file became shorter, so that the bytes end early."""
         while length:
             sent = os.sendfile(self._sock.fileno(), file, offset, length)
             if not sent:
@@ -51,10 +51,10 @@ class FileConnection:
         return True
 
     def receive(self) -> Iterator[bytes]:
-        """The data that the server sends, up to its end.
+        """Yield the data that the server sends, up to its end.
 
         Raises:
-            PeerGone: it stopped before that.
+            PeerGone: the server stopped before the end.
         """
         while True:
             kind, size = HEAD.unpack(self._exactly(HEAD.size))

@@ -1,4 +1,4 @@
-"""The entries of a directory in the order of their names, a page at a time."""
+"""Lists the entries of a directory in the order of their names, a page at a time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Scope(NamedTuple):
     recursive: bool
     limit: int
     after: List[bytes]
-    """Names below the directory; the list begins after them."""
+    """The names of the path after which the list begins."""
 
 
 def entries(directory: int, above: List[bytes], scope: Scope) -> Iterator[paths.Found]:
-    """The entries of `directory`, whose path has the names `above`; entries that vanish meanwhile are left out.
+    """Yield the entries of `directory`, whose path has the names `above`. Leave out entries that vanish meanwhile.
 
-    At most `limit` names of each directory are looked at, from where the list begins.
+    This looks at no more than `limit` names of each directory after the one where the list begins.
     """
     first, rest = (scope.after[0], scope.after[1:]) if scope.after else (b"", [])
     for name in _names(directory, first, scope.limit + 1):
@@ -43,7 +43,7 @@ def _below(directory: int, names: List[bytes], scope: Scope) -> Iterator[paths.F
             inner = paths.open_to_list(walked)
         finally:
             os.close(walked)
-    except OSError:  # replaced meanwhile, or not to be read
+    except OSError:  # it was replaced meanwhile, or may not be read
         return
     try:
         yield from entries(inner, names, scope)

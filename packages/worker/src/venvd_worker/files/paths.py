@@ -1,6 +1,6 @@
-"""Walking below one directory so that no link, whenever it is put there, leads out of it.
+"""Walks below one directory so that no link leads out of it, even one that user code puts there meanwhile.
 
-Each step opens one name in the directory before it and follows no link; a name is bytes, as the kernel has it.
+Each step opens one name in the directory before it, and follows no link. A name is bytes, as in the kernel.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, List, Optional, Tuple
 from venvd_contract.errors import Conflict, InvalidRequest, LimitExceeded, NotFound, VenvdError
 
 LONGEST_PATH, LONGEST_NAME, DEEPEST = 4096, 255, 64
-"""Bytes, bytes, names."""
+"""The most bytes of a path, bytes of a name, and names of a path."""
 
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""To walk on from; `open_to_list` opens it for more. Without O_PATH, gVisor follows links."""
+"""Opens a directory to walk on from. `open_to_list` opens one to list it. Without O_PATH, gVisor follows links."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def read_path(path: Optional[str], path_bytes: Optional[str]) -> bytes:
-    """The path that a request names, as text or as bytes in base64.
+    """Return the bytes of the path that a request names as text or as bytes in base64.
 
     Raises:
-        InvalidRequest: neither, or it has no bytes.
+        InvalidRequest: the request has neither, or a path that this cannot turn into bytes.
     """
     if path_bytes is not None:
         try:
@@ -66,7 +66,7 @@ def names_of(raw: bytes) -> List[bytes]:
 
 
 def show(names: List[bytes]) -> str:
-    """The path of these names for people: bytes that are not UTF-8 are replaced."""
+    """Return the path of these names for people. It replaces bytes that are not UTF-8."""
     return b"/".join(names).decode("utf-8", "replace")
 
 
@@ -79,12 +79,12 @@ def _quote(path: str) -> str:
 
 
 def open_root(work_dir: str, root: str, files: str) -> int:
-    """The session's working directory, `work_dir/root/files`.
+    """Open the session's working directory, `work_dir/root/files`.
 
     Raises:
-        NotFound: its own code removed it, or put something else in its place.
+        NotFound: code of the session removed it, or put something else in its place.
     """
-    descriptor = os.open(work_dir, DIRECTORY)  # which may lack the right to list it
+    descriptor = os.open(work_dir, DIRECTORY)  # this needs no right to list it
     try:
         for name in (root, files):
             descriptor, before = os.open(name, DIRECTORY, dir_fd=descriptor), descriptor
@@ -96,7 +96,7 @@ def open_root(work_dir: str, root: str, files: str) -> int:
 
 
 def open_directory(root: int, names: List[bytes], make: bool = False) -> int:
-    """The directory of these names below `root`; made where it is absent, if that is wanted.
+    """Open the directory of these names below `root`. With `make`, make each directory that is absent.
 
     Raises:
         VenvdError: it cannot be opened; says which name and why.
@@ -125,16 +125,16 @@ def _step(directory: int, name: bytes, make: bool) -> int:
 
 
 def open_to_list(directory: int) -> int:
-    """A directory that is open to walk on from, opened so that it can be listed.
+    """Open a directory once more to list it. `directory` is open only to walk on from.
 
     Raises:
-        OSError: it may not be read.
+        OSError: the process has no right to read it.
     """
     return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
 
 
 def status(directory: int, name: bytes) -> Optional[os.stat_result]:
-    """The status of a name in a directory, links not followed; None where there is none."""
+    """Return the status of a name in a directory, or None if it does not exist. Do not follow links."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
@@ -155,7 +155,7 @@ def _kind(directory: int, name: bytes) -> Optional[str]:
 
 
 def explain(error: OSError, names: List[bytes], kind: Optional[str] = None) -> VenvdError:
-    """The error to report for an error of the system."""
+    """Return the error to report for an error of the system."""
     path = _quote(show(names))
     if error.errno in _FULL:
         return LimitExceeded('there is no space left for "{}" where the session keeps its files'.format(path))
@@ -174,7 +174,7 @@ Found = Tuple[List[bytes], os.stat_result]
 
 
 def info(names: List[bytes], file_status: os.stat_result, modified: str) -> Any:
-    """As `FileInfo`."""
+    """Return the fields of a `FileInfo`."""
     kind = kind_of(file_status)
     raw, path = b"/".join(names), show(names)
     exact = {} if path.encode() == raw else {"pathBytes": base64.b64encode(raw).decode()}

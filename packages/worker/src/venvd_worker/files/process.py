@@ -1,7 +1,7 @@
 """The file process: runs one file command of a session, in a fork of the warden.
 
-The warden must not wait for a disk, and the session may be busy or hostile. So each command is a process of its own,
-in which no user code runs and which holds nothing but its connection to the server.
+The warden must not wait for a disk, and the session may be busy or hostile. So each command has its own process. That
+process runs no user code, and has only its connection to the server.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Task(NamedTuple):
     """One command.
 
     Attributes:
-        root: the session's directory below `work_dir`.
-        size_limit: of a file that is stored.
-        timeout: seconds for all of it.
+        root: name of the session's directory below `work_dir`.
+        size_limit: the limit of a file that the command stores.
+        timeout: seconds that the whole command may take.
     """
 
     work_dir: str
@@ -43,7 +43,7 @@ class TimeIsUp(Exception):
 
 
 def run(task: Task, connection: int) -> NoReturn:
-    """Run `task` over `connection` in this process, which was just forked, and end it."""
+    """Run `task` over `connection` in this new fork, and end the process."""
     try:
         _drop_inheritance()
         sock = keep_only(connection)
@@ -62,7 +62,7 @@ def _drop_inheritance() -> None:
 
 
 def keep_only(connection: int) -> socket.socket:
-    """Close every descriptor that the warden had but the connection and 0 to 2."""
+    """Close every descriptor of the warden's except the connection and 0 to 2."""
     kept = os.dup2(connection, 3)
     limit = max(map(int, os.listdir("/proc/self/fd")))
     os.closerange(4, limit + 1)
@@ -88,7 +88,7 @@ def _raise_time_is_up(_number: int, _frame: Any) -> None:
 
 
 def _answer(task: Task, connection: FileConnection) -> None:
-    """Run the command and report its error; a server that went away gets none."""
+    """Run the command. Report its error, unless the server went away."""
     error: Optional[VenvdError] = None
     try:
         directory = paths.open_root(task.work_dir, task.root, FILES)
