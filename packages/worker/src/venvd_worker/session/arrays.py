@@ -17,21 +17,21 @@ _FORMATS = {
     "?": "|b1", "b": "|i1", "B": "|u1", "c": "|S1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8",
     "l": "i8", "L": "u8", "n": "i8", "N": "u8", "e": "f2", "f": "f4", "d": "f8",
 }  # fmt: skip
-"""Codes of `struct` in native size, as numpy names them."""
+"""numpy's names for the codes of `struct` in native size."""
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
 class ArrayReply(NamedTuple):
-    """A result with what travels beside it."""
+    """A result, and the attachments that travel beside it."""
 
     result: Dict[str, Any]
     attachments: Sequence[Any] = ()
     text: Optional[Sequence[bytes]] = None
-    """Parts of the JSON that is the result, in place of `result`."""
+    """Parts of the JSON that replaces `result`."""
 
 
 class Source(NamedTuple):
-    """An array to send; `data` are its bytes where they lie in order, else `array` must be copied."""
+    """An array to send. `data` are its bytes if they lie in order; else the session must copy `array`."""
 
     header: Header
     data: Optional[memoryview]
@@ -42,7 +42,7 @@ class Arrays:
     """Sends and takes arrays within the session's limits. Only the server `shares` segments with the session.
 
     Attributes:
-        most: bytes of one array; None for no limit.
+        most: the largest number of bytes of one array; None for no limit.
     """
 
     def __init__(self, segments: Segments, interrupts: Interrupts) -> None:
@@ -50,12 +50,12 @@ class Arrays:
         self._interrupts = interrupts
         self.most: Optional[int] = None
         self._expected: Dict[str, Header] = {}
-        """The array that each lent segment was asked for."""
+        """The array for which the server asked for each lent segment."""
 
     # ---- out
 
     def get(self, value: Any, form: Optional[str], shm: bool, shares: bool) -> ArrayReply:
-        """Send a value as an array or, where `form` is `arrow`, as a table."""
+        """Send a value as an array, or as a table if `form` is `arrow`."""
         check_format(form)
         source = source_of(value) if form is None else _table_source(value)
         self._check_size(source.header)
@@ -70,7 +70,7 @@ class Arrays:
         return self._reply(source.header, segment)
 
     def send_text(self, parts: List[bytes], shares: bool) -> ArrayReply:
-        """Send JSON that is no part of a line: a long one lies in a segment for the server."""
+        """Send JSON outside of a line. Long JSON for the server goes into a segment."""
         size = sum(map(len, parts))
         if not shares or size <= INLINE_BYTES:
             return ArrayReply({}, text=parts)
@@ -78,7 +78,7 @@ class Arrays:
         memory = memoryview(segment.map).cast("B")
         end = 0
         parts.reverse()
-        while parts:  # each part is freed as soon as it is copied
+        while parts:  # this frees each part as soon as it is copied
             part = parts.pop()
             memory[end : end + len(part)] = part
             end += len(part)
@@ -87,7 +87,7 @@ class Arrays:
     # ---- in
 
     def take(self, fields: Dict[str, Any], attachments: Sequence[bytes], shares: bool) -> Any:
-        """The result of `array.put`: the array, or an `ArrayReply` with the requested segment."""
+        """Return the result of `array.put`: the array, or an `ArrayReply` with the requested segment."""
         head = read_header(fields)
         self._check_size(head)
         if fields["segment"] is not None:
@@ -114,7 +114,7 @@ class Arrays:
         return self._reply(head, segment)
 
     def _adopt(self, head: Header, name: str, shares: bool) -> Any:
-        """Make an array of the segment that the server, or a client of it, has written."""
+        """Make an array of the segment that the server or its client has written."""
         segment = self._segments.find_lent(name) if shares else None
         if segment is None:
             raise InvalidRequest(
@@ -140,7 +140,7 @@ class Arrays:
             self._segments.retire(_names(what.get("drop")))
 
     def release(self, names: Sequence[str], shares: bool) -> None:
-        """Take segments back that the server is done with."""
+        """Take back segments that the server no longer uses."""
         if shares and names:
             self._interrupts.shield(lambda: self._segments.take_back(names))
 
@@ -168,11 +168,11 @@ def _names(columns: Any) -> List[str]:
 
 
 def source_of(value: Any) -> Source:
-    """Header and bytes of a value that numpy takes for an array; without numpy, of an object with a buffer.
+    """Return header and bytes of a value that numpy can make an array of; without numpy, of an object with a buffer.
 
     Raises:
-        InvalidRequest: its elements have no fixed size, or cannot be sent.
-        Unimplemented: numpy would be needed.
+        InvalidRequest: the elements have no fixed size, or cannot be sent.
+        Unimplemented: this value needs numpy.
     """
     numpy = _import_numpy()
     if numpy is None:
@@ -230,7 +230,7 @@ def _bytes_of(source: Source) -> Any:
 
 
 def _copy(source: Source, segment: Segment) -> None:
-    """Copy the bytes once, in any order of elements; numpy lets other threads run meanwhile."""
+    """Copy the bytes once, in any order of elements. numpy lets other threads run meanwhile."""
     if source.header.format is not None:
         source.array.write(memoryview(segment.map).cast("B")[: source.header.nbytes])
         return
@@ -260,7 +260,7 @@ def _make_array(head: Header, memory: Any) -> Any:
 
 
 def _import_numpy() -> Any:
-    """The numpy of the venv, of any version; None where there is none."""
+    """Return the numpy of the venv in any version, or None if the venv lacks it."""
     try:
         return sys.modules.get("numpy") or import_module("numpy")
     except ImportError:

@@ -9,18 +9,18 @@ from typing import Any
 from venvd_worker.session.import_hooks import call_after_import
 
 VARIABLE = "VENVD_ASSEMBLIES"
-"""Names the directory with the assemblies."""
+"""The environment variable with the directory of the assemblies."""
 
 
 def prepare() -> None:
-    """Reference the assemblies of this session, if it has some, when `clr` is imported."""
+    """Have the import of `clr` reference the assemblies of this session, if it has some."""
     directory = os.environ.get(VARIABLE)
     if directory:
         call_after_import("clr", lambda clr: _reference(clr, directory))
 
 
 def _reference(clr: Any, directory: str) -> None:
-    """Reference every DLL of a directory, which also joins `sys.path`, where `clr.AddReference` looks by name."""
+    """Reference every DLL of a directory. Add it to `sys.path`, where `clr.AddReference` looks for names."""
     if directory not in sys.path:
         sys.path.append(directory)
     for name in sorted(os.listdir(directory)):

@@ -27,7 +27,7 @@ _encode_value = PlainEncoder().encode
 
 
 def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
-    """Return the MIME bundle of an object that has more to show than its repr, and None for any other object.
+    """Return the MIME bundle of an object that has more to show than its repr. Return None for any other object.
 
     Binary formats are base64.
     """
@@ -39,12 +39,12 @@ def rich_bundle(value: Any) -> Optional[Dict[str, Any]]:
 
 
 def bundle(value: Any) -> Dict[str, Any]:
-    """Return the MIME bundle of any object. It holds at least the repr."""
+    """Return the MIME bundle of any object. It contains at least the repr."""
     return rich_bundle(value) or {"text/plain": make_repr(value)}
 
 
 def open_figures() -> Iterator[Dict[str, Any]]:
-    """Yield a bundle for each figure that pyplot has open, and then close the figure.
+    """Yield a bundle for each figure that pyplot has open. Close each figure after its bundle.
 
     Yields nothing if pyplot is not imported.
     """
@@ -78,7 +78,7 @@ def _png(figure: Any) -> Dict[str, Any]:
 def _from_methods(value: Any) -> Dict[str, Any]:
     formats = {}
     for name, mime in _METHODS.items():
-        # On the class, because some objects have an attribute of every name.
+        # This looks at the class, because some objects have an attribute of every name.
         method = getattr(type(value), name, None)
         if callable(method):
             data = method(value)
@@ -98,7 +98,7 @@ def _from_mimebundle(value: Any) -> Dict[str, Any]:
 
 
 def encode(formats: Dict[Any, Any]) -> Dict[str, Any]:
-    """Encode the data of each format, and leave out formats whose data JSON cannot carry."""
+    """Encode the data of each format. Leave out formats whose data JSON cannot carry."""
     encoded = {}
     for mime, data in formats.items():
         try:

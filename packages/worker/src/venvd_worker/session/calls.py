@@ -1,4 +1,4 @@
-"""Answering one request: the command is run, and its result or error becomes a reply."""
+"""Answers one request: runs the command, and makes a reply of its result or error."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from venvd_worker.session.slot import Slot
 from venvd_worker.session.streams import Request, Stream
 
 _USUAL = 3
-"""Fields of requests that say no more than `id`, `command` and `payload`."""
+"""Number of fields in a request that has only `id`, `command` and `payload`."""
 _NO_ROOM = LimitExceeded("the session ran out of memory while it answered")
 _new: Callable[[Type[Call], Tuple[Any, ...]], Call] = tuple.__new__
 
 
 class _Step(NamedTuple):
-    """How a command is answered.
+    """How the session answers a command.
 
     Attributes:
-        name: as the slot holds it.
-        armed: whether it may be interrupted anywhere; else the command says where.
+        name: the name of the command in the slot.
+        armed: whether a signal may interrupt the action anywhere. Else the action itself says where.
     """
 
     action: Callable[[Call], Any]
@@ -72,12 +72,12 @@ class Calls:
         self._steps["exec"] = _Step(commands.execute, b"exec", armed=False)
 
     def configure(self, result_limit: Optional[int], *, compat: bool) -> None:
-        """Keep to a limit of a result as JSON, in bytes; serve clients of an older .NET host or not."""
+        """Set the most bytes of a result as JSON, and whether to serve clients of an older .NET host."""
         self._line = partial(replies.result_line, *replies.bounds(result_limit))
         self._compat = compat
 
     def answer(self, request: Request, stream: Stream) -> Reply:
-        """The reply to a request that came over `stream`, which takes the events before it."""
+        """Return the reply to a request that came over `stream`. Send the events before it over the same stream."""
         begin = replies.NO_ID
         try:
             begin, identifier = replies.head(request[0].get("id"))
@@ -93,7 +93,7 @@ class Calls:
         began = monotonic() if handles.leases else 0.0
         reply: Reply
         failed = False
-        slot.sequence += 1  # before signals count: a late one was meant for the call before
+        slot.sequence += 1  # this comes before signals count, because a late signal was meant for the last call
         try:
             try:
                 interrupts.armed = step.armed
@@ -115,7 +115,7 @@ class Calls:
         return reply
 
     def expire(self) -> Optional[float]:
-        """Free handles whose lease has ended; seconds until the next one ends, None where there is none."""
+        """Free handles whose lease has ended. Return the seconds until the next lease ends, or None without leases."""
         handles = self._handles
         if not handles.leases:
             return None
@@ -126,7 +126,7 @@ class Calls:
         return left
 
     def handle_server_line(self, message: Dict[str, Any]) -> bool:
-        """Handle a line of the server that has no reply; false where the line is a request."""
+        """Handle a line of the server that has no reply. Return False if the line is a request."""
         if "command" in message:
             return False
         if "heartbeat" in message:
@@ -169,7 +169,7 @@ class Calls:
             error.output = self._take_ended_output()
             return replies.error_line(begin, error)
         except MemoryError:
-            # Free what the failed call still holds, and use the memory that was reserved for this.
+            # Free what the failed call still refers to, and use the memory that the guard has reserved for this.
             raised.__traceback__ = None
             self._guard.make_room()
             reply = replies.error_line(begin, self._guard.explain(MemoryError()) or _NO_ROOM)
@@ -208,7 +208,7 @@ def _pack(begin: bytes, reply: ArrayReply) -> Reply:
 
 
 def parse_value_mode(message: Dict[str, Any], usual: str) -> str:
-    """How values leave.
+    """Return the mode of the values in the reply.
 
     Raises:
         InvalidRequest: there is no such mode.
@@ -236,5 +236,5 @@ def _unknown_command(message: Dict[str, Any], connection: int) -> VenvdError:
 
 
 def _defect(error: BaseException) -> VenvdError:
-    """The error of a defect of ours."""
+    """Return the error that stands for a defect in our code."""
     return Internal("the session failed: {}".format(tracebacks.type_name(error)))

@@ -1,4 +1,4 @@
-"""Capturing what Python, C code and child processes write to descriptors 1 and 2."""
+"""Captures what Python, C code and child processes write to descriptors 1 and 2."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from venvd_worker.session.output import Output
 _CHUNK = 64 * 1024
 _MOST_CHUNKS = 16
 _STACK = 256 * 1024
-"""Bytes of stack for the thread: the usual 8 MB would count against a limit on memory."""
+"""Bytes of stack for the thread. The usual 8 MB would count against a limit on memory."""
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 
 class Capture:
     """Points descriptors 1 and 2 at pipes while an `exec` runs, and at the worker host's log afterwards.
 
-    A thread empties the pipes meanwhile, since C code may block until they are read. It lives no longer than the
-    `exec`: Python warns of forks in a process with threads. Afterwards the warden takes over pipes that background
+    A thread empties the pipes meanwhile, because C code may block until they are read. The thread ends with the `exec`,
+    because Python warns of forks in a process with threads. Afterwards the warden takes over pipes that background
     processes may still write to.
 
     Args:
-        leave: passes such a pipe's reading end, with the stream's name, to the warden, and closes it.
+        leave: passes the reading end of such a pipe to the warden, with the name of the stream, and closes it.
     """
 
     def __init__(self, leave: Callable[[str, int], None]) -> None:
@@ -41,17 +41,17 @@ class Capture:
         self._done = _thread.allocate_lock()
 
     def renew_log(self) -> None:
-        """Take what descriptors 1 and 2 are now as the worker host's log, under the same numbers as before."""
+        """Use what descriptors 1 and 2 are now as the worker host's log. Keep the numbers of its descriptors."""
         for name, number in _STREAMS.items():
             os.dup2(number, self._log[name], inheritable=False)
 
     @property
     def descriptors(self) -> Dict[str, int]:
-        """The ends of the pipes to read from, while an `exec` runs."""
+        """The reading ends of the pipes, while an `exec` runs."""
         return self._pipes
 
     def close(self) -> None:
-        """Give up the worker host's log."""
+        """Close the descriptors of the worker host's log."""
         for descriptor in self._log.values():
             os.close(descriptor)
 
@@ -60,7 +60,7 @@ class Capture:
         return self._log["stderr"]
 
     def bind_streams(self) -> None:
-        """Give Python streams over descriptors 1 and 2 that show each line as it is printed."""
+        """Give Python streams over descriptors 1 and 2 that write each printed line at once."""
         for name, number in _STREAMS.items():
             current = getattr(sys, name, None)
             if current is None or getattr(current, "closed", True):
@@ -85,7 +85,7 @@ class Capture:
             _thread.stack_size(before)
 
     def end(self) -> None:
-        """Restore the descriptors; the output then holds everything that was written."""
+        """Restore the descriptors. Afterwards the output contains everything that was written."""
         _flush()
         self._give_back()
         os.write(self._wake, b"x")
@@ -98,7 +98,7 @@ class Capture:
             output.end()
 
     def settle(self) -> None:
-        """Collect all that was written so far, so that what is displayed next comes after it."""
+        """Collect all that was written so far, so that the next display comes after it."""
         _flush()
         self._collect()
 
@@ -118,12 +118,12 @@ class Capture:
             self._woken, self._wake = lift(woken), lift(wake)
 
     def _close(self) -> None:
-        """Close the pipes, or pass them to the warden where another process still has their other ends."""
+        """Close the pipes. If another process still has the other end of one, pass it to the warden."""
         for name in list(self._pipes):
             pipe = self._pipes.pop(name)
             poll = select.poll()
             poll.register(pipe, 0)
-            if poll.poll(0):  # no process holds the other end any more
+            if poll.poll(0):  # no process has the other end open any more
                 os.close(pipe)
             else:
                 self._leave(name, pipe)
@@ -150,7 +150,7 @@ class Capture:
 
 
 def _read_all(pipe: int, take: Callable[[bytes], Any]) -> None:
-    """Read what is in the pipe now; a writer that never pauses is left after some rounds."""
+    """Read what is in the pipe now. If the writer never pauses, stop after some rounds."""
     for _ in range(_MOST_CHUNKS):
         try:
             data = os.read(pipe, _CHUNK)

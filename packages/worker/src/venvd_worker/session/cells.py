@@ -27,7 +27,7 @@ _INSTALL = re.compile(r"(?:\S*/)?(?:pip3?|python3? -m pip|conda|uv pip) +install
 
 
 def take_timer(source: str) -> Tuple[str, bool]:
-    """Return the code of a cell without `%%time`, and whether it began with that."""
+    """Return the code of a cell without `%%time`, and whether the cell began with `%%time`."""
     if not source.lstrip().startswith("%%time"):
         return source, False
     blank = len(source) - len(source.lstrip())
@@ -39,7 +39,7 @@ def take_timer(source: str) -> Tuple[str, bool]:
 
 
 def add_timer(statements: List[Any]) -> List[Any]:
-    """Return statements that print how long they took, with the same value."""
+    """Return statements that have the same value and print how long they took."""
     start: Any = ast.parse("{}.start()".format(times.NAME)).body[0]
     stop: Any = ast.parse("{}.stop()".format(times.NAME)).body[0]
     futures = 0

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional
 Chart = Dict[str, Any]
 
 MOST_POINTS = 5000
-"""Points of one element. An element with more has the first ones, and says how many there are."""
+"""The most points of one element. An element with more keeps the first ones, and says how many there are."""
 _BOXES = "_venvd_boxes"
 _QUARTILES = {"q1": "firstQuartile", "med": "median", "q3": "thirdQuartile", "whislo": "low", "whishi": "high"}
 
@@ -31,7 +31,7 @@ def describe(figure: Any) -> Optional[Chart]:
 
 
 def keep_boxes(pyplot: Any) -> None:
-    """Make `boxplot` store its numbers at the axes, because a drawn box consists of lines only."""
+    """Make `boxplot` store its numbers in the axes, because a drawn box consists only of lines."""
     axes = pyplot.Axes
     draw = axes.bxp
 

@@ -1,4 +1,4 @@
-"""The commands of the contract, as a session runs them."""
+"""Runs the commands of the contract in a session."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Fields = Dict[str, Any]
 
 
 class Mode(NamedTuple):
-    """How values leave and come in."""
+    """How a session encodes and decodes values."""
 
     name: str
     encode: Callable[[Any], Any]
@@ -42,7 +42,7 @@ class Mode(NamedTuple):
 class Call(NamedTuple):
     """One call of a command: checked fields, mode of values, receiver of output, and attachments.
 
-    With `wants_data`, an object is null in the result and leaves no handle.
+    With `wants_data`, an object becomes null in the result, and gets no handle.
     """
 
     fields: Fields
@@ -101,7 +101,7 @@ class Commands:
         }
 
     def configure(self, limits: Limits, *, compat: bool) -> None:
-        """Keep to limits, and serve clients of an older .NET host or not."""
+        """Set the limits, and whether to serve clients of an older .NET host."""
         self._limits = limits
         self._output_bound = find_bound(limits)
         self.arrays.most = limits.arrayBytes
@@ -189,7 +189,7 @@ class Commands:
         return self._result(self._interpreter.run(source, variables, "eval"), call)
 
     def _evaluate_with_environment(self, source: str, variables: Dict[str, Any], call: Call) -> Any:
-        """Evaluate code so that an interrupt reaches the code alone, and the environment is as before in any case."""
+        """Evaluate code so that a signal interrupts only the code. So the environment is always restored."""
         self._interrupts.armed = False
         with Environment(call.fields["env"]):
             value = self._interrupts.run(lambda run: run(source, variables, "eval"), self._interpreter.run)
@@ -201,7 +201,7 @@ class Commands:
         return {name: decode(value) for name, value in variables.items()}
 
     def execute(self, call: Call) -> Any:
-        """Run code with its output captured; only the user's code can be interrupted, not this function."""
+        """Run code and capture its output. A signal can interrupt only the user's code, not this function."""
         environment = Environment(call.fields["env"])
         output = Output(self._output_bound, call.emit)
         self._executions += 1
@@ -231,7 +231,7 @@ class Commands:
         }
 
     def take_ended_output(self) -> Optional[Fields]:
-        """Take what an `exec` printed that was ended, unless it was sent as it appeared; for the error of that call."""
+        """Take the output of an `exec` that failed, for the error of its call. Return None if it was streamed."""
         output, self._ended_output = self._ended_output, None
         if output is None:
             return None
@@ -262,7 +262,7 @@ class Commands:
         return {"result": result, "resultText": text, "error": error}
 
     def show_figures(self, pyplot: Any) -> None:
-        """Make `pyplot.show()` show the open figures where it stands in the output of an `exec`, and close them."""
+        """Make `pyplot.show()` show the open figures at its place in the output of an `exec`, and close them."""
 
         def show(*_args: Any, **_kwargs: Any) -> None:
             if self._output is not None:
@@ -273,7 +273,7 @@ class Commands:
         charts.keep_boxes(pyplot)
 
     def show_images(self, image_show: Any) -> None:
-        """Make Pillow's `image.show()` show the image where it stands in the output of an `exec`."""
+        """Make Pillow's `image.show()` show the image at its place in the output of an `exec`."""
         outer = self
 
         class Viewer(image_show.Viewer):  # type: ignore[misc]
@@ -310,7 +310,7 @@ class Commands:
         return target(*args, **{name: decode(item) for name, item in kwargs.items()})
 
     def _result(self, value: Any, call: Call) -> Union[str, Dict[str, Any]]:
-        """A value as JSON where it is a mere number or text, as most are: that needs no encoder."""
+        """Return a value as a result. Most values are a plain number or text, and become JSON without an encoder."""
         if call.fields["asHandle"]:
             return {"isHandle": True, **self._hold(value), "repr": make_repr(value)}
         kind = type(value)
@@ -334,7 +334,7 @@ class Commands:
 
 
 def describe(error: BaseException) -> Dict[str, Any]:
-    """An error as `ExecutionError`."""
+    """Return the fields of an `ExecutionError`."""
     described = exceptions.describe(error)
     return {
         "errorType": tracebacks.type_name(error),
@@ -345,7 +345,7 @@ def describe(error: BaseException) -> Dict[str, Any]:
 
 
 def is_available(name: str) -> bool:
-    """Whether a module can be found; nothing is imported for it.
+    """Return whether Python can find a module. Import nothing for that.
 
     Raises:
         InvalidRequest: the name is not absolute.
@@ -364,7 +364,7 @@ def is_available(name: str) -> bool:
             if spec is None:
                 return False
             path = spec.submodule_search_locations
-        is_in_package = path is not None  # an empty path is one too: .NET namespaces have it
+        is_in_package = path is not None  # the path of a .NET namespace is empty
     return sys.modules.get(name, builtins) is not None
 
 

@@ -1,10 +1,10 @@
-"""The fields of older .NET clients: the type as which they read a result, and their form of a handle.
+"""The fields of older .NET clients: the type that they read a result as, and their form of a handle.
 
-The server's setting `compat` switches both on. The form of a handle counts in mode `plain` alone, which these clients
-use: in mode `tagged` a dict of any form is a dict.
+The server's setting `compat` switches both on. The form of a handle counts only in mode `plain`, which these clients
+use. In mode `tagged` a dict of any form is a dict.
 
-They write `typeof(T).Name` or `typeof(T).FullName` of the type, such as `Int32`, `System.Single[]`, ``List`1`` or
-``System.Nullable`1[[System.Int32, …]]``. The C# forms `int`, `float[]` and `List<int>` are understood too.
+These clients send `typeof(T).Name` or `typeof(T).FullName` of the type, such as `Int32`, `System.Single[]`, ``List`1``
+or ``System.Nullable`1[[System.Int32, …]]``. The session also takes the C# forms `int`, `float[]` and `List<int>`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HANDLES = {
         ("HandleId", "ModuleName"),
     )
 }
-"""The fields of a handle, and the one with its ID."""
+"""The sets of fields that a handle may have, each with the field that contains the ID."""
 _SIZES = frozenset(map(len, _HANDLES))
 
 
@@ -43,7 +43,7 @@ def wants_data(payload: Dict[str, Any]) -> bool:
     """Return whether a call must not leave a handle, and drop the field `RETURN_TYPE` that says so.
 
     Raises:
-        InvalidRequest: the field is no string.
+        InvalidRequest: the field is not a string.
     """
     name = payload.pop(RETURN_TYPE)
     if name is None:
@@ -54,7 +54,7 @@ def wants_data(payload: Dict[str, Any]) -> bool:
 
 
 def find_handle(data: Dict[str, Any]) -> Optional[str]:
-    """Return the handle that an object without a tag stands for, if it is one."""
+    """Return the handle that an object without a tag stands for, or None if it stands for none."""
     if len(data) not in _SIZES:
         return None
     field = _HANDLES.get(frozenset(data))
@@ -63,7 +63,7 @@ def find_handle(data: Dict[str, Any]) -> Optional[str]:
 
 
 def is_data(name: str) -> bool:
-    """Return whether a .NET type holds data, so that no value of it is a handle."""
+    """Return whether a .NET type contains data. No value of such a type is a handle."""
     if name.endswith(("[]", ",]")):
         return True
     return _END_OF_NAME.split(name.strip(), 1)[0].rpartition(".")[2].casefold() in _DATA

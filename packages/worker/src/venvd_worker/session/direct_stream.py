@@ -78,7 +78,7 @@ class DirectStream(Stream):
         return [self.fileno(), *(self._pipes.descriptors if self._pipes else ())]
 
     def _read_first(self) -> bytes:
-        """Read as always, and keep the descriptors that `session.pipes` brings; later ones are discarded."""
+        """Read as later, but keep the descriptors that `session.pipes` brings. Later reads discard descriptors."""
         packet = receive(self._sock)
         self._read = self._read_plain
         self._brought = list(map(lift, packet.descriptors))
@@ -189,7 +189,7 @@ class DirectStream(Stream):
             self._queue(data[sent:])
 
     def _send_attachment(self, data: memoryview) -> None:
-        """Send an attachment. While the client reads, wait for it, because a queue would cost a copy and its memory."""
+        """Send an attachment. Wait as long as the client reads, because a queue would cost a copy and its memory."""
         self._traffic.sent += len(data)
         sent = 0
         deadline = monotonic() + _READ_TIMEOUT + len(data) / _RATE

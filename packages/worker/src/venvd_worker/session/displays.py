@@ -1,4 +1,4 @@
-"""The built-in `display` of sessions, with the arguments of IPython's, and displays that an ID can update."""
+"""The built-in `display` of sessions, with the arguments of IPython's `display`, and displays with an ID to update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment variables that a call sets for the time that it runs."""
+"""Environment variables that a call sets while it runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from venvd_contract.internal.environment import check_session
 
 
 class Environment:
-    """Sets variables at the begin of a `with` block, and gives them the values from before at its end.
+    """Sets variables at the begin of a `with` block, and restores their values at its end.
 
-    A process has one environment: all threads of the session see the variables meanwhile, and processes that start
+    A process has one environment. So all threads of the session see the variables meanwhile, and processes that start
     meanwhile keep them.
 
     Raises:
-        InvalidRequest: no process can have such a variable.
+        InvalidRequest: a process cannot have such variables.
     """
 
     def __init__(self, variables: Dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Describes an exception for clients, beyond its type, message and traceback."""
+"""Describes more of an exception for clients than its type, message and traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from venvd_worker.session import tracebacks
 
 
 def describe(error: BaseException) -> Optional[Fields]:
-    """Return the fields of `venvd_contract.exceptions`, or None where the user's classes fail when they are asked."""
+    """Return the fields of `venvd_contract.exceptions`, or None if code of the user's classes fails meanwhile."""
     try:
         return shorten(_describe(error, MOST_CAUSES))
     except Exception:  # noqa: BLE001 - the user's classes take part in this
@@ -43,7 +43,7 @@ def _list_members(error: BaseException) -> Iterator[Tuple[str, Any]]:
     if isinstance(error, OSError):
         yield from (("errno", error.errno), ("filename", error.filename))
     if isinstance(error, (AttributeError, NameError, ImportError)):
-        yield "name", getattr(error, "name", None)  # CPython 3.9 has it for ImportError alone
+        yield "name", getattr(error, "name", None)  # in CPython 3.9 only ImportError has it
 
 
 def _name_class(kind: Any) -> str:

@@ -1,4 +1,4 @@
-"""The text of an array of numbers: JSON, written part by part."""
+"""Writes an array of numbers as JSON, part by part."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class FloatText:
         most: the limit `arrayBytes`; None for none.
 
     Attributes:
-        parts: what is written and whole.
-        size: its bytes.
+        parts: the finished parts.
+        size: bytes of the finished parts.
     """
 
     def __init__(self, most: Optional[int], tagged: bool) -> None:
@@ -43,11 +43,11 @@ class FloatText:
         self.add_texts(list(map(repr, numbers)))
 
     def add_texts(self, texts: List[str]) -> None:
-        """Write numbers that are texts, with the words of Python for NaN and the infinities."""
+        """Write numbers that are texts. NaN and the infinities have Python's words."""
         if not texts:
             return
         text = ",".join(texts)
-        if "n" in text:  # which "nan" and "inf" have, and no number has
+        if "n" in text:  # only "nan" and "inf" contain this letter
             special = self._special
             text = ",".join([special.get(each, each) for each in texts])
         if not self._first:
@@ -81,7 +81,7 @@ class FloatText:
         """Return all parts.
 
         Raises:
-            LimitExceeded: they have more bytes than they may.
+            LimitExceeded: the parts have more bytes than they may.
         """
         self._flush()
         return self.parts

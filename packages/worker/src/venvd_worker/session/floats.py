@@ -16,12 +16,12 @@ from venvd_worker.session.float_text import FloatText
 from venvd_worker.session.tracebacks import class_name
 
 BLOCK = 8192
-"""Numbers that are converted at once."""
+"""The numbers to convert at once."""
 _TEXTS = (str, bytes, bytearray, dict)
 _LISTS = (list, tuple, range)
 _DEEPEST = 32
 _REAL = "fiub"
-"""Kinds of numpy types that hold real numbers."""
+"""Kinds of numpy's types of real numbers."""
 _SINGLE = struct.Struct("f")
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -30,7 +30,7 @@ def write_flat(value: Any, out: FloatText) -> None:
     """Write all numbers of a value, in order. A single number is an array of one.
 
     Raises:
-        InvalidRequest: the value is no array, is nested too deeply, or holds something that is no number.
+        InvalidRequest: the value is not an array, is nested too deeply, or contains something other than a number.
         LimitExceeded: there is too much of it.
     """
     out.begin()
@@ -42,7 +42,8 @@ def write_rows(value: Any, out: FloatText) -> None:
     """Write the rows of a sequence of sequences. Rows may differ in length. A flat sequence or a number is one row.
 
     Raises:
-        InvalidRequest: the value is no array, has more than two dimensions, or holds something that is no number.
+        InvalidRequest: the value is not an array, has more than two dimensions, or contains something other than a
+            number.
         LimitExceeded: there is too much of it.
     """
     out.begin()
@@ -67,7 +68,7 @@ def _rows(value: Any) -> Any:
 
 
 def _unwrap(value: Any) -> Any:
-    """Return an array of numpy, or a list of the items of everything else and of arrays that hold objects."""
+    """Return an array of numpy. Return a list of items for an array of objects, and for any other value."""
     array = _find_array(value)
     if array is None:
         return _list_items(value)
@@ -103,7 +104,7 @@ class _Writer:
         self._write_items(_items(value) if array is None else array.reshape(-1).tolist(), depth)
 
     def _write_array(self, array: Any) -> None:
-        """Write an array of real numbers. numpy writes numbers of less than 64 bits in their shortest form itself."""
+        """Write an array of real numbers. numpy itself writes numbers of less than 64 bits in their shortest form."""
         self._flush()
         flat = array.reshape(-1)
         short = array.dtype.kind == "f" and array.dtype.itemsize < 8
@@ -132,7 +133,7 @@ class _Writer:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a single number, as arrays and tensors without dimensions are."""
+    """Return whether a value is a single number. Arrays and tensors without dimensions are numbers too."""
     if isinstance(value, (int, float)):
         return True
     if isinstance(value, _TEXTS):
@@ -149,7 +150,7 @@ def _is_nested(item: Any) -> bool:
 
 
 def _find_array(value: Any) -> Any:
-    """Return the array that numpy makes of an object that asks for it; None for every other value."""
+    """Return the array that numpy makes of an object with numpy's methods. Return None for any other value."""
     kind = type(value)
     if kind in _LISTS or isinstance(value, _TEXTS):
         return None
@@ -161,13 +162,13 @@ def _find_array(value: Any) -> Any:
     numpy = sys.modules.get("numpy") or _import_numpy()
     if numpy is None:
         return None
-    if isinstance(value, numpy.ma.MaskedArray):  # what is masked is missing
+    if isinstance(value, numpy.ma.MaskedArray):  # masked numbers are missing
         value = value.astype("f8").filled(float("nan"))
     try:
         return numpy.asarray(value)
     except Exception:
         if callable(getattr(kind, "tolist", None)):
-            return None  # a tensor that another device holds, or that has a gradient
+            return None  # a tensor on another device, or with a gradient
         raise
 
 
@@ -194,7 +195,7 @@ def _items(value: Any) -> Any:
         if view is not None:
             return view.tolist()
     except NotImplementedError:
-        pass  # Python cannot read the format of its items
+        pass  # Python cannot read the format of the items
     if not hasattr(type(value), "__iter__"):
         raise InvalidRequest("{} is no array of numbers".format(_article(value)))
     return value
@@ -206,7 +207,7 @@ def _list_items(value: Any) -> Any:
 
 
 def _find_view(value: Any) -> Optional[memoryview]:
-    """Return the memory of a buffer; None for any other value."""
+    """Return the memory of a buffer, or None for any other value."""
     try:
         return memoryview(value)
     except (TypeError, ValueError):

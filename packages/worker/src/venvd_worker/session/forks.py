@@ -1,4 +1,4 @@
-"""Forks that user code makes: they are the user's processes, and never answer requests of the session."""
+"""Forks that user code makes. They belong to the user, and never answer requests of the session."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from os import getpid
 from typing import Callable, NoReturn, Sequence
 
 session = 0
-"""The process ID of the session, which this process may be a fork of."""
+"""The process ID of the session. This process is the session or a fork of it."""
 
 
 def is_session() -> bool:
-    """Whether this process is the session itself."""
+    """Return whether this process is the session itself."""
     return getpid() == session
 
 
@@ -25,7 +25,7 @@ def claim() -> None:
 
 
 def guard(descriptors: Callable[[], Sequence[int]]) -> None:
-    """Have each forked child close the session's `descriptors` and get Python's own signal handlers."""
+    """Have each forked child close the session's `descriptors` and restore Python's own signal handlers."""
     claim()
 
     def in_child() -> None:
@@ -41,7 +41,7 @@ def guard(descriptors: Callable[[], Sequence[int]]) -> None:
 
 
 def leave(error: "BaseException | None") -> NoReturn:
-    """End a forked child whose code returned into the session's."""
+    """End a forked child when its code returns into code of the session."""
     status = 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -1,4 +1,4 @@
-"""Objects that clients hold by handle.
+"""Keeps the objects that clients refer to by handles.
 
 A request may carry a `lease` in seconds. The session frees the handles that its call makes after so long without use,
 and every use renews the lease. Time in which the session runs a call does not count, because no client can use a
@@ -32,7 +32,7 @@ class _Lease(NamedTuple):
 
 
 class Handles:
-    """Holds objects by unguessable names.
+    """Keeps objects under unguessable names.
 
     Attributes:
         most: the largest number of handles; None for no limit.
@@ -54,7 +54,7 @@ class Handles:
         """Return a new handle of `value`.
 
         Raises:
-            LimitExceeded: the session holds as many handles as it may.
+            LimitExceeded: the session has as many handles as it may have.
         """
         if self.most is not None and len(self.held) >= self.most:
             raise LimitExceeded("the session holds {} handles, which is its limit: dispose some".format(self.most))
@@ -78,7 +78,7 @@ class Handles:
         return held.value
 
     def drop(self, names: Iterable[str]) -> None:
-        """Free handles. A name that is no handle is no error."""
+        """Free handles. A name without a handle is not an error."""
         for name in names:
             self.held.pop(name, None)
             self.leases.pop(name, None)
@@ -126,7 +126,7 @@ class Handles:
 
 
 def size(value: Any) -> int:
-    """Estimate the bytes of an object: with the data of a numpy array, without the objects that it refers to."""
+    """Estimate the bytes of an object, with the data of a numpy array, but without objects that it refers to."""
     try:
         object_bytes = sys.getsizeof(value, 0)
         data_bytes = getattr(value, "nbytes", 0) if type(value).__module__.startswith("numpy") else 0

@@ -1,4 +1,4 @@
-"""The way out of errors that come from where user code runs, not from the code itself."""
+"""Hints for errors that come from the place where user code runs, not from the code itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _describe_missing(module: Optional[str]) -> Optional[str]:
 
 
 def _list_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it comes from; `reason` is that of urllib."""
+    """Yield an error and its causes. The errors of urllib have their cause as `reason`."""
     current: Optional[BaseException] = error
     for _ in range(_DEEPEST):
         if current is None:

@@ -1,4 +1,4 @@
-"""Doing something as soon as user code has imported a module."""
+"""Calls an action as soon as user code has imported a module."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Callable, Optional
 
 
 class AfterImport:
-    """Finds a module as Python does, and then calls an action with it; a finder of `sys.meta_path`."""
+    """A finder of `sys.meta_path` that finds one module as Python does, and calls an action after its import."""
 
     def __init__(self, name: str, action: Callable[[ModuleType], object]) -> None:
         self._name = name
         self._action = action
 
     def find_spec(self, name: str, path: Any = None, target: Optional[ModuleType] = None) -> Any:
-        """Find the module with the other finders; nothing for other modules."""
+        """Find the module with the other finders. Return None for any other module."""
         if name != self._name:
             return None
         for finder in sys.meta_path:
@@ -32,13 +32,13 @@ class AfterImport:
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            self._action(sys.modules.get(self._name, module))  # it may have put another in its place
+            self._action(sys.modules.get(self._name, module))  # the module may have replaced itself
 
         loader.exec_module = exec_module
 
 
 def call_after_import(name: str, action: Callable[[ModuleType], object]) -> None:
-    """Call `action` with a module once it is imported, or now."""
+    """Call `action` with a module: now if it is imported, else after its import."""
     module = sys.modules.get(name)
     if module is not None:
         action(module)

@@ -32,10 +32,10 @@ def __venvd_define__(name, source, code):
 
 
 class Definitions:
-    """The code that defines names, in the order in which it was run; 16 MB of it at most.
+    """The code that defines names, in the order in which it ran. It keeps at most 16 MB.
 
     Attributes:
-        path: the file that `write` brings up to date.
+        path: path of the file that `write` brings up to date.
     """
 
     _MOST_BYTES = 16 << 20
@@ -54,7 +54,7 @@ class Definitions:
             self._bytes -= len(self._sources.popitem(last=False)[1])
 
     def write(self) -> str:
-        """Bring the file up to date; its path."""
+        """Bring the file up to date, and return its path."""
         if self._changed:
             with open(self.path + ".new", "w", encoding="utf-8") as file:
                 file.write(_HEADER)
@@ -70,7 +70,7 @@ class Main(ModuleType):
     """The session's `__main__`.
 
     Pickle finds the user's classes in it. A process that multiprocessing starts afresh runs the file that `__file__`
-    names: it is written when that name is read, and holds the definitions of this session without its other code.
+    names. Each read of that name writes the file. It contains the definitions of this session without its other code.
     """
 
     __slots__ = ("_definitions",)
@@ -97,12 +97,12 @@ class Interpreter:
         self._loop: Any = None
 
     def run(self, source: str, variables: Dict[str, Any], kind: str) -> Any:
-        """The value of the last expression; None where the last statement is none.
+        """Run code, and return the value of the last expression, or None if the last statement is not an expression.
 
         Args:
             source: any number of statements.
             variables: names that only this run sees.
-            kind: `eval` or `exec`, for the name under which tracebacks show the code.
+            kind: `eval` or `exec`, which is part of the name of the code in tracebacks.
         """
         key = (kind, source, *variables) if variables else (kind, source)
         program = self._programs.get(key) or self._program(source, variables, kind)
@@ -120,14 +120,14 @@ class Interpreter:
         return None if program.last is None else eval(program.last, self._namespace)  # noqa: S307
 
     def forget(self) -> None:
-        """Forget every program, and number those to come from the first."""
+        """Forget every program, and number the next ones from the first number."""
         for program in self._programs.values():
             self._sources.forget(program.name)
         self._programs.clear()
         self._sources = Sources()
 
     async def _run_awaiting(self, program: Program) -> Any:
-        """Run both parts in one task, also one that awaits nothing."""
+        """Run both parts in one task, even a part that awaits nothing."""
         result: Any = None
         for code in (program.body, program.last):
             result = None if code is None else eval(code, self._namespace)  # noqa: S307
@@ -149,7 +149,7 @@ class Interpreter:
         return program
 
     def _await(self, coroutine: Any) -> Any:
-        """Run a coroutine on the session's own event loop, which lives on between calls."""
+        """Run a coroutine on the session's event loop. The loop stays open between calls."""
         if self._loop is None or self._loop.is_closed():
             import asyncio  # noqa: PLC0415 - not before it is needed: it takes as long as everything else together
 
@@ -158,7 +158,7 @@ class Interpreter:
         try:
             return self._loop.run_until_complete(task)
         finally:
-            if not task.done():  # interrupted
+            if not task.done():  # a signal interrupted it
                 task.cancel()
                 self._loop.run_until_complete(self._settle(task))
 

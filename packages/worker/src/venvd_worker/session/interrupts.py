@@ -19,7 +19,7 @@ _Result = TypeVar("_Result")
 
 
 class ProcessorTimeUsedUp(BaseException):
-    """Ends the user's code. It is no Exception, so that `except Exception` does not swallow it."""
+    """Ends the user's code. It is not an Exception, so that `except Exception` does not swallow it."""
 
 
 class Interrupts:
@@ -55,7 +55,7 @@ class Interrupts:
             self.armed = False
 
     def shield(self, action: Callable[[], _Result]) -> _Result:
-        """Run venvd's own code that user code has called. An interrupt waits until it is done."""
+        """Run venvd's own code that user code has called. An interrupt waits for the end of the action."""
         was_armed, self.armed = self.armed, False
         try:
             return action()

@@ -1,4 +1,4 @@
-"""The limits of one session that the kernel enforces, and the errors of calls that exceed them."""
+"""Sets the limits of one session that the kernel enforces, and makes the errors of calls that exceed them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.session.interrupts import ProcessorTimeUsedUp
 
 _MOST_OPEN_FILES, _MOST_SIGNALS, _MOST_QUEUE_BYTES = 8192, 1024, 0
-"""The kernel counts descriptors in flight, queued signals and message queues for all processes of a user together. A
-worker host may use more than its sessions, so that it has room left where a session takes all that it can."""
+"""The kernel counts descriptors in flight, queued signals and message queues for all processes of a user together. The
+other processes of a worker host may use more than its sessions. So they have room if a session takes all that it can."""
 _HEADROOM = 16 << 20
-"""Bytes of memory for the answer that says that memory ran out."""
+"""Bytes of memory to report that memory ran out."""
 
 
 class Guard:
@@ -27,7 +27,7 @@ class Guard:
         self._limits = Limits()
 
     def apply(self, limits: Limits) -> None:
-        """Hand the limits to the kernel, for this process and all it starts."""
+        """Set the limits in the kernel, for this process and all that it starts."""
         self._limits = limits
         _set(resource.RLIMIT_CORE, 0)
         _set(resource.RLIMIT_NOFILE, limits.openFiles)
@@ -39,10 +39,10 @@ class Guard:
             allowed = usage.data_size(os.getpid()) + limits.memoryBytes
             _set(resource.RLIMIT_DATA, allowed, _HEADROOM)
         if limits.cpuSeconds is not None:
-            _set(resource.RLIMIT_CPU, limits.cpuSeconds, 2 * CPU_GRACE)  # the warden comes first, and says why
+            _set(resource.RLIMIT_CPU, limits.cpuSeconds, 2 * CPU_GRACE)  # the warden kills before, and says why
 
     def make_room(self) -> None:
-        """Allow a little more memory, so that the error can be reported."""
+        """Allow a little more memory to report the error."""
         if self._limits.memoryBytes is not None:
             _, hard = resource.getrlimit(resource.RLIMIT_DATA)
             resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
@@ -53,7 +53,7 @@ class Guard:
             resource.setrlimit(resource.RLIMIT_DATA, (max(0, hard - _HEADROOM), hard))
 
     def explain(self, error: BaseException) -> Optional[LimitExceeded]:
-        """The limit that caused `error`, or None."""
+        """Return the error of the limit that caused `error`, or None if no limit did."""
         limits = self._limits
         if isinstance(error, ProcessorTimeUsedUp):
             return LimitExceeded("the session used up its processor time: cpuSeconds is {}".format(limits.cpuSeconds))
@@ -68,7 +68,7 @@ class Guard:
 
 
 def _cap(which: int, most: int) -> None:
-    """Lower the ceiling of a limit, where the kernel has it: gVisor has none for signals and queues."""
+    """Lower a limit's hard limit, if the kernel has this limit. gVisor has none for signals and queues."""
     soft, hard = resource.getrlimit(which)
     hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
     try:
@@ -78,7 +78,7 @@ def _cap(which: int, most: int) -> None:
 
 
 def _set(which: int, soft: Optional[int], extra: int = 0) -> None:
-    """Lower a limit; one that is lower already stays."""
+    """Lower a limit. Leave a limit that is lower already."""
     if soft is None:
         return
     _, ceiling = resource.getrlimit(which)

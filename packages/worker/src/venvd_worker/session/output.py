@@ -1,4 +1,4 @@
-"""The output of one `exec`: kept up to a limit, and streamed as it appears."""
+"""Keeps the output of one `exec` up to a limit, and streams it as it appears."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Emit = Callable[[str, Any], None]
 _decoder = codecs.getincrementaldecoder("utf-8")
 _QUOTES = 2
 _MOST_ROOM = 64 * 1024
-"""Bytes of a result that are reserved for its other fields."""
+"""The most bytes of a result to reserve for its other fields."""
 
 
 class Bound(NamedTuple):
@@ -25,7 +25,7 @@ class Bound(NamedTuple):
 
 
 def find_bound(limits: Limits) -> Bound:
-    """How much output an `exec` may have, so that its result fits into the limits and into a line."""
+    """Find how much output an `exec` may have, so that its result fits into the limits and into a line."""
     whole = Bound(MAX_LINE, "a line holds {} bytes".format(MAX_LINE))
     if limits.resultBytes is not None and limits.resultBytes < MAX_LINE:
         whole = Bound(limits.resultBytes, "the limit resultBytes is {}".format(limits.resultBytes))
@@ -39,8 +39,8 @@ class Output:
     """The output of one `exec`.
 
     Args:
-        limit: of both streams and of all that is shown together.
-        emit: called with each piece as it comes, where the client asked for that.
+        limit: the limit of both streams and all displays together.
+        emit: takes each piece of output as it comes; None if the client did not ask for that.
     """
 
     def __init__(self, limit: Bound, emit: Optional[Emit]) -> None:
@@ -53,13 +53,13 @@ class Output:
         self.truncated = False
 
     def write(self, stream: str, data: bytes) -> None:
-        """Bytes that came out of `stdout` or `stderr`."""
+        """Add bytes that came out of `stdout` or `stderr`."""
         if self.truncated:
             return
         self._take(stream, self._decoders[stream].decode(data))
 
     def show(self, bundle: Dict[str, Any]) -> None:
-        """Add a MIME bundle, or update one; a bundle that does not fit is dropped whole."""
+        """Add a MIME bundle, or update one. Drop a whole bundle that does not fit."""
         size = _bundle_size(bundle)
         size -= sum(_bundle_size(self.display[place]) for place in find_places(self.display, bundle))
         if size > self._left:
@@ -71,7 +71,7 @@ class Output:
             self._emit("display", bundle)
 
     def end(self) -> None:
-        """Finish: half a character is replaced."""
+        """Finish the output, and replace half a character at its end."""
         for stream, decoder in self._decoders.items():
             if not self.truncated:
                 self._take(stream, decoder.decode(b"", True))
@@ -101,12 +101,12 @@ def _bundle_size(bundle: Dict[str, Any]) -> int:
 
 
 def _size(text: str) -> int:
-    """Bytes that a text takes as JSON: some characters take six."""
+    """Return the bytes that a text takes as JSON. Some characters take six."""
     return len(dump(text).encode("utf-8", "surrogatepass")) - _QUOTES
 
 
 def _count_fitting(text: str, size: int) -> int:
-    """How many characters from the start take no more than `size` bytes."""
+    """Return how many characters from the start take no more than `size` bytes."""
     fits, does_not = 0, len(text) + 1
     while does_not - fits > 1:
         middle = (fits + does_not) // 2

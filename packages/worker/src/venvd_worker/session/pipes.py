@@ -1,4 +1,4 @@
-"""Two pipes for the lines of a direct client, which brings them: they cost half the kernel time of a socket."""
+"""Two pipes that a direct client brings for its lines. They cost half the kernel time of a socket."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _ENDS = (os.O_RDONLY, os.O_WRONLY)
 class Pipes:
     """The session's ends of both pipes. It shares no file description with the client's ends.
 
-    The session opens the reading end of the replies once more: so a write never raises SIGPIPE, which user code may
-    have set to end the process. The end of the client's connection shows that it left.
+    The session also opens the reading end of the replies. So a write never raises SIGPIPE, which user code may have
+    set to end the process. If the client leaves, the end of its connection shows that.
 
     Args:
-        brought: the reading end of the requests, and the writing end of the replies; closed here in any case.
+        brought: the reading end of the requests, and the writing end of the replies. `Pipes` closes both in any case.
 
     Attributes:
-        requests, replies: our ends; neither blocks.
+        requests, replies: our ends. Neither blocks.
 
     Raises:
-        InvalidRequest: these are other descriptors.
+        InvalidRequest: the descriptors are something else.
     """
 
     def __init__(self, brought: Sequence[int]) -> None:
@@ -46,7 +46,7 @@ class Pipes:
             path = "/proc/self/fd/{}".format(self.replies)
             self.descriptors.append(lift(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
         except OSError:
-            pass  # without room, or without /proc, SIGPIPE is left to Python, which ignores it
+            pass  # without room or /proc, this relies on Python, which ignores SIGPIPE
         self.read: Callable[[], bytes] = partial(os.read, self.requests, CHUNK)
         self.write: Callable[[Union[bytes, memoryview]], int] = partial(os.write, self.replies)
 

@@ -14,7 +14,7 @@ from venvd_worker.session import cells
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _ANNOTATIONS = __future__.annotations.compiler_flag
 _COROUTINE = 0x80
-"""`inspect.CO_COROUTINE`, without importing inspect."""
+"""`inspect.CO_COROUTINE`, without the import of inspect."""
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
@@ -25,8 +25,8 @@ class Program(NamedTuple):
 
     Attributes:
         body: the statements before the last expression; None without any.
-        last: the last expression; None if the last statement is no expression.
-        function: replaces `body` and `last` if the code has names of its own. It takes their values by position.
+        last: the last expression; None if the last statement is not an expression.
+        function: replaces `body` and `last` if the code has its own names. It takes their values by position.
         awaits: whether the code must run on an event loop.
         states: whether the body has statements that `definitions` would keep.
         plain: whether the code is one expression without `await`.
@@ -43,7 +43,7 @@ class Program(NamedTuple):
 
     @property
     def defines(self) -> bool:
-        """Whether the code has functions or classes of its own. They may outlive the run and refer to the source."""
+        """Whether the code defines functions or classes. They may outlive the run and refer to the source."""
         codes = (self.body, self.last, self.function)
         return any(type(constant) is CodeType for code in codes if code for constant in code.co_consts)
 
@@ -52,7 +52,7 @@ def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
     """Compile `source`. Only this run sees the variables in `names`.
 
     Raises:
-        InvalidRequest: one of `names` is no name of a variable.
+        InvalidRequest: one of `names` is not a name of a variable.
         SyntaxError, ValueError: Python cannot compile the source.
     """
     if not names:
@@ -73,7 +73,7 @@ def build(source: str, name: str, names: Sequence[str] = ()) -> Program:
 
 
 def _compile_expression(source: str, name: str) -> Optional[CodeType]:
-    """Compile code that is one plain expression; None for any other. It takes half the time of the way over a tree."""
+    """Compile code that is one plain expression, in half the time that a tree takes. Return None for other code."""
     if "\n" in source:
         return None
     try:
@@ -94,7 +94,7 @@ def definitions(source: str, name: str) -> CodeType:
 
 
 def _parse(source: str, name: str) -> Any:
-    """Parse code, which may be indented as a whole or be a cell of a notebook."""
+    """Parse code. It may be indented as a whole, or be a cell of a notebook."""
     source, timed = cells.take_timer(source)
     while True:
         try:

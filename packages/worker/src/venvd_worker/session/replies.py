@@ -10,17 +10,17 @@ from venvd_contract.framing import MAX_LINE, dump, dump_line
 from venvd_contract.internal.slots import ID_BYTES
 
 _ROOM = 1024
-"""Bytes of a line that are not the result."""
+"""Bytes of a line to reserve for what is not the result."""
 _LARGEST_ID = (1 << 64) - 1
 _INFINITY = float("inf")
 _ascii = json.JSONEncoder().encode
 
 NO_ID = b'{"id":null,'
-"""The `head` of a reply without an ID."""
+"""The beginning of a reply without an ID."""
 
 
 class Package(NamedTuple):
-    """A line with the bytes behind it."""
+    """A line, and the bytes that follow it."""
 
     line: bytes
     attachments: Sequence[Any] = ()
@@ -30,10 +30,10 @@ Reply = Union[bytes, Package]
 
 
 def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
-    """The beginning of every line that answers a request, and the request's ID: a whole number, else JSON.
+    """Return the beginning of each line that answers a request, and the ID as a whole number or else as JSON.
 
     Raises:
-        InvalidRequest: the ID is neither a text nor a number, or too long to be repeated.
+        InvalidRequest: the ID is neither a text nor a number, or is too long to repeat.
     """
     if type(identifier) is int and 0 <= identifier <= _LARGEST_ID:
         return b'{"id":%d,' % identifier, identifier
@@ -48,17 +48,20 @@ def head(identifier: Any) -> Tuple[bytes, Union[int, bytes]]:
 
 
 def bounds(limit: Optional[int]) -> Tuple[int, str]:
-    """The largest result in bytes, and what says so; `limit` is that of the session, None for none."""
+    """Return the most bytes of a result, and the end of the message that names the limit.
+
+    `limit` is the session's own limit, or None.
+    """
     if limit is None or limit > MAX_LINE - _ROOM:
         return MAX_LINE - _ROOM, ", and a line holds {}".format(MAX_LINE)
     return limit, ": resultBytes is {}".format(limit)
 
 
 def result_line(most: int, bound: str, begin: bytes, result: Union[str, Dict[str, Any]]) -> bytes:
-    """The reply of a call that went well; `begin` is its `head`, and a result that is a text is JSON already.
+    """Return the reply of a call that went well. `begin` comes from `head`. A result that is a text is JSON already.
 
     Raises:
-        LimitExceeded: the result is larger than `most` bytes; says `bound`.
+        LimitExceeded: the result has more than `most` bytes. The message ends with `bound`.
     """
     data = (result if type(result) is str else dump(result)).encode()
     if len(data) > most:
@@ -67,7 +70,7 @@ def result_line(most: int, bound: str, begin: bytes, result: Union[str, Dict[str
 
 
 def package(begin: bytes, result: Any, attachments: Sequence[Any]) -> Package:
-    """The reply of a call with attachments."""
+    """Return the reply of a call with attachments."""
     fields: Dict[str, Any] = {"result": result}
     if attachments:
         fields["attachments"] = [len(part) for part in attachments]
@@ -75,14 +78,14 @@ def package(begin: bytes, result: Any, attachments: Sequence[Any]) -> Package:
 
 
 def text_reply(begin: bytes, parts: Sequence[bytes]) -> Reply:
-    """The reply of a call whose result is JSON in parts."""
+    """Return the reply of a call whose result is JSON in parts."""
     if len(parts) == 1:
         return b'%b"result":%b}\n' % (begin, parts[0])
     return Package(b'%b"result":' % begin, (*parts, b"}\n"))
 
 
 def error_line(begin: bytes, error: VenvdError) -> bytes:
-    """The reply of a call that failed."""
+    """Return the reply of a call that failed."""
     return begin + dump_line(error.fields())[1:]
 
 

@@ -1,4 +1,4 @@
-"""The repr of any object: bounded in length and in time, and never an error."""
+"""Makes the repr of any object, with a limit of length and time, and never raises an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _TooSlow(BaseException):
 
 
 def make_repr(value: Any) -> str:
-    """`repr(value)`, cut where it is long, replaced where it raises or takes longer than half a second."""
+    """Return `repr(value)`. Shorten it if it is long. Replace it if it raises or takes longer than half a second."""
     try:
         text = _within(value)
     except _TooSlow:
@@ -29,7 +29,7 @@ def make_repr(value: Any) -> str:
 
 
 def _within(value: Any) -> str:
-    """Under an alarm; the user's own alarm, if one is set, is put back with what was left of it."""
+    """Return the repr under an alarm. If the user has set an alarm, restore it with the time that it had left."""
     handler = signal.signal(signal.SIGALRM, _raise_too_slow)
     left, interval = signal.setitimer(signal.ITIMER_REAL, _SECONDS)
     try:

@@ -20,20 +20,20 @@ from venvd_worker.session.spinning import SessionSpinner
 from venvd_worker.session.streams import Stream
 
 _POLL_VALIDITY = 0.005
-"""Seconds for which the result of an epoll counts while requests wait for their turn."""
+"""Seconds after which to look for new requests while others wait for their turn."""
 _STALL_INTERVAL = 1.0
-"""Seconds between looks at clients that do not read."""
+"""Seconds between checks of clients that do not read."""
 _MOST_READY = 64
 _READABLE = int(select.EPOLLIN)
 _HUNG_UP = select.EPOLLHUP | select.EPOLLERR
 
 
 class RequestLoop:
-    """Answers the streams of a session. Each that has a request gets its turn before any gets another.
+    """Answers the streams of a session. Each stream with a request gets a turn before any stream gets a second one.
 
     Args:
-        server: the server's stream; its end is the end of the session.
-        segments: what the session shares with those who call.
+        server: the server's stream. The session ends with it.
+        segments: the segments that the session shares with the server.
     """
 
     def __init__(self, epoll: select.epoll, server: Stream, calls: Calls, slot: Slot, segments: Segments) -> None:
@@ -46,7 +46,7 @@ class RequestLoop:
         self._streams: Dict[int, Stream] = {server.fileno(): server}
         self._clients: Set[DirectStream] = set()
         self._watched: Set[int] = set()
-        """Descriptors of clients."""
+        """Descriptors of clients that the epoll watches."""
         self._slow: Set[DirectStream] = set()
         self._turns: Deque[Stream] = deque()
         self._looked = 0.0
@@ -57,7 +57,7 @@ class RequestLoop:
 
     @property
     def descriptors(self) -> List[int]:
-        """Those of direct clients."""
+        """The descriptors of direct clients."""
         return [each for client in self._clients for each in client.descriptors]
 
     def add(self, client: DirectStream) -> None:
@@ -69,7 +69,7 @@ class RequestLoop:
             self._turns.append(client)
 
     def allow_spins(self, microseconds: int, most: int) -> None:
-        """Let waits spin for so long, in at most `most` sessions at a time."""
+        """Let waits spin for this many microseconds, in at most `most` sessions at a time."""
         self._spinner = SessionSpinner(partial(self._epoll.poll, 0, _MOST_READY), microseconds, self._slot, most)
 
     def listen_to_server(self) -> None:
@@ -77,7 +77,7 @@ class RequestLoop:
         self._epoll.register(self._server.fileno(), select.EPOLLIN)
 
     def listen(self, descriptor: int, action: Callable[[], None]) -> None:
-        """Call `action` whenever `descriptor`, which carries no requests, can be read."""
+        """Call `action` whenever `descriptor` is readable. This is for descriptors that carry no requests."""
         self._others[descriptor] = action
         self._epoll.register(descriptor, select.EPOLLIN)
 
@@ -85,8 +85,8 @@ class RequestLoop:
         """Answer until the server is gone.
 
         Raises:
-            EOFError: it is.
-            OSError, ValueError: a descriptor of ours was closed.
+            EOFError: the server is gone.
+            OSError, ValueError: user code closed a descriptor of ours.
         """
         turns, slow, aging = self._turns, self._slow, self._aging
         while True:
@@ -101,7 +101,7 @@ class RequestLoop:
                 self.answer_one()
 
     def answer_one(self) -> None:
-        """Wait for requests; the one that comes alone, as most do, is answered at once."""
+        """Wait for requests. Most come alone, and such a request is answered at once."""
         spinner = self._spinner
         if spinner.skips:
             spinner.skips -= 1
@@ -117,7 +117,7 @@ class RequestLoop:
         self._dispatch(ready)
 
     def _poll(self, timeout: Optional[float]) -> None:
-        """Wait for requests, without limit if `timeout` is None; first free segments and handles that have expired."""
+        """Free segments and handles that have expired, and wait for requests. None as `timeout` is no limit."""
         ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
         ready = self._spin() if timeout is None and not self._slow else None
         if timeout is None:
@@ -128,14 +128,14 @@ class RequestLoop:
         self._dispatch(ready or self._epoll.poll(timeout))
 
     def _spin(self) -> Optional[List[Tuple[int, int]]]:
-        """Spin before a wait with a time limit, which is far longer; return what is ready, if anything is."""
+        """Spin before a wait whose time limit is far longer. Return what is ready, or None."""
         if self._spinner.skips:
             self._spinner.skips -= 1
             return None
         return self._spinner.spin()
 
     def _dispatch(self, ready: List[Tuple[int, int]]) -> None:
-        # Looked up before anything is done: what is dropped meanwhile may have its number taken by a new client.
+        # This looks up all streams first. If one is dropped meanwhile, a new client may get its descriptor's number.
         ready_streams = [(self._streams.get(descriptor), descriptor, events) for descriptor, events in ready]
         for stream, descriptor, events in ready_streams:
             if stream is None:
@@ -163,7 +163,7 @@ class RequestLoop:
             self._enqueue(client)
 
     def _finishes_requests(self, client: DirectStream, events: int) -> bool:
-        """Whether requests that a client sent before it left are still answered."""
+        """Return whether the session still answers requests that a client sent before it left."""
         if client.cancels or client.unreadable:
             return False
         if client.piped:
@@ -180,7 +180,7 @@ class RequestLoop:
             if request is None or (stream.fresh and self._is_no_call(stream, request[0])):
                 return
             reply: Reply = self._calls.answer(request, stream)
-        except VenvdError as error:  # a line that is no request
+        except VenvdError as error:  # the line is not a request
             reply = replies.error_line(stream.begin, error)
         except EOFError:
             if not isinstance(stream, DirectStream):
@@ -202,7 +202,7 @@ class RequestLoop:
             self._turns.append(stream)
 
     def _is_no_call(self, stream: Stream, message: Dict[str, Any]) -> bool:
-        """Handle a line that is no call: a line of the server without a reply, or a client's choice of pipes."""
+        """Handle a line that is not a call: a line of the server without a reply, or a client's choice of pipes."""
         if isinstance(stream, DirectStream):
             stream.fresh = False
             if message.get("command") != PIPES:
@@ -217,7 +217,7 @@ class RequestLoop:
         return True
 
     def _update(self, client: DirectStream) -> None:
-        """Decide what to wait for next, once a client has taken a reply or a part of it."""
+        """Decide what to wait for next after a client has taken a reply or a part of it."""
         if client.gone and client.cancels:
             self._drop(client)
         elif client.blocked:
@@ -225,7 +225,7 @@ class RequestLoop:
             self._ignore(client.source)
             self._watch(client.sink, select.EPOLLOUT)
         elif client.unreadable and client.piped:
-            self._drop(client)  # what it has not read yet it still can
+            self._drop(client)  # the client can still read what was sent
         elif client.unreadable:
             self._slow.add(client)
             self._watch(client.source, select.EPOLLIN)
@@ -249,7 +249,7 @@ class RequestLoop:
             client.send(replies.error_line(begin, error))
         else:
             self._streams[client.source] = self._streams[client.sink] = client
-            self._watch(client.fileno(), 0)  # only for its end
+            self._watch(client.fileno(), 0)  # this only watches for the end of the connection
             self._watch(client.source, select.EPOLLIN)
 
     def _watch(self, descriptor: int, events: int) -> None:
@@ -277,5 +277,5 @@ class RequestLoop:
             self._turns.remove(client)
         for descriptor in {client.fileno(), client.source, client.sink}:
             del self._streams[descriptor]
-            self._ignore(descriptor)  # closing would not do: the server has the same socket
+            self._ignore(descriptor)  # a close would not remove it from the epoll: the server has the same socket
         client.close()

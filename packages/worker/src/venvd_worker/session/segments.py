@@ -50,7 +50,7 @@ class Supply:
         """Ask the server for a segment of `size` bytes, and map it.
 
         Raises:
-            LimitExceeded: the server gives none of that size, or there is no room for it here.
+            LimitExceeded: the server gives no segment of that size, or there is no room for it here.
             EOFError: the server is gone.
         """
         self._send({"want": size})

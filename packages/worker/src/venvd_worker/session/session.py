@@ -40,7 +40,7 @@ from venvd_worker.session.streams import Stream
 _OWN = ("venvd_contract", "venvd_worker")
 _NAME = "venvd-session"
 TERMS = ("limits", "lease", "compat")
-"""What of a configuration is the same for most sessions of a backend."""
+"""The fields of a configuration that are the same for most sessions of a backend."""
 _READY = encode({"ready": True})
 _REHEARSAL = b'{"id":1,"command":"eval","payload":{"expression":"1+1"}}\n'
 
@@ -59,7 +59,7 @@ def main(control_descriptor: int) -> NoReturn:
 
 
 def run(session: Session, config: Dict[str, Any], slots: int, connections: Sequence[int] = ()) -> NoReturn:
-    """Run an installed session; the arguments are those of `Session.begin`."""
+    """Run an installed session. The arguments are those of `Session.begin`."""
     kernel.name_process(_NAME)
     kernel.adopt_orphans()
     try:
@@ -69,18 +69,18 @@ def run(session: Session, config: Dict[str, Any], slots: int, connections: Seque
     try:
         session.serve()
     finally:
-        # No handler of the user's runs any more.
+        # This runs no handler of the user's.
         os._exit(session.status)
 
 
 def _leave() -> NoReturn:
-    """End the process because of the exception that is being handled."""
+    """End the process because of the current exception."""
     os.write(2, traceback.format_exc().encode("utf-8", "replace"))
     os._exit(1)
 
 
 def make_template() -> Session:
-    """Make an installed session without connections of its own; a fork gives it some by `connect` and `begin`."""
+    """Make an installed session without connections. A fork gives it connections with `connect` and `begin`."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     streams, supplies = socket.socketpair(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     own = ControlConnection(socket.socket(fileno=lift(ends[0].detach())))
@@ -94,8 +94,8 @@ def make_template() -> Session:
 class Session:
     """Answers requests until the server or the warden is gone.
 
-    Everything that does not depend on the configuration is there once it is installed: a zygote does that before it
-    forks. Its forks then put their connections in the place of the template's, under the same numbers.
+    `install` prepares all that does not depend on the configuration. A zygote calls it before it forks. Then each fork
+    puts its connections in the place of the template's, under the same numbers.
 
     Args:
         own: the connection to the warden.
@@ -115,7 +115,7 @@ class Session:
         self._compose()
 
     def install(self) -> None:
-        """Install what a process has one of, and what does not depend on the configuration."""
+        """Install what a process has only once and what does not depend on the configuration."""
         sys.modules["__main__"] = self._interpreter.main
         builtins.input = _no_input
         builtins.display = self._displays.display  # type: ignore[attr-defined]
@@ -125,14 +125,14 @@ class Session:
         call_after_import("matplotlib.pyplot", self._commands.show_figures)
         call_after_import("PIL.ImageShow", self._commands.show_images)
         self._interrupts.install()
-        # Python's streams of its own over descriptors 1 and 2, whatever these are later.
+        # `bind_streams` then makes streams over descriptors 1 and 2, which may change later.
         sys.stdout = sys.stderr = None
         self._capture.bind_streams()
         faulthandler.enable(file=self._capture.error_log)
         shared_names.prepare()
 
     def connect(self, own: int) -> None:
-        """Be the session of this fork: `own` is its connection to the warden, and is closed."""
+        """Become the session of this fork. `own` is the fork's connection to the warden. `connect` closes it."""
         forks.claim()
         _replace(self.control.fileno(), own)
         epoll = select.epoll()
@@ -140,7 +140,7 @@ class Session:
         epoll.close()
 
     def rehearse(self) -> None:
-        """Answer one call, and leave nothing of it; only before `begin`.
+        """Answer one call, and leave no trace of it. Call this only before `begin`.
 
         The kernel copies each page that a fork writes to for the first time. Here no client waits for that.
         """
@@ -157,9 +157,9 @@ class Session:
         """Become the session of `config`, with the descriptor of the slots.
 
         Args:
-            config: as the launcher of the warden makes it.
-            slots: becomes the session's own.
-            connections: descriptors of the stream and of the supply for a template; these are closed.
+            config: the configuration from the launcher of the warden.
+            slots: the descriptor of the slots. The session takes it over.
+            connections: for a template, descriptors of the stream and the supply. `begin` closes them.
         """
         for descriptor, connection in zip(self._descriptors, connections):  # noqa: B905 - Python 3.9 has no `strict`
             _replace(descriptor, connection)
@@ -196,7 +196,7 @@ class Session:
         self._request_loop = RequestLoop(self._epoll, self._stream, self._calls, self._slot, self._segments)
 
     def configure(self, terms: Dict[str, Any]) -> None:
-        """Keep to the `TERMS` of a configuration. A template already has those of most sessions."""
+        """Set the `TERMS` of a configuration. A template already has those of most sessions."""
         if terms == self._terms:
             return
         limits, compat = Limits(**terms["limits"]), terms["compat"]
@@ -215,12 +215,12 @@ class Session:
         try:
             self.control.send({"log": stream}, [descriptor])
         except OSError:
-            pass  # user code has used up the room for descriptors that are under way
+            pass  # user code has used up the room for descriptors in flight
 
     # ---- the loop
 
     def serve(self) -> None:
-        """Answer requests until the server is gone; `status` is the exit status then."""
+        """Answer requests until the server is gone. Then `status` is the exit status."""
         self._slot.ready()
         self.control.send_encoded(_READY)
         try:
@@ -269,7 +269,7 @@ class Session:
 
 
 def _replace(number: int, descriptor: int) -> None:
-    """Let `number` be what `descriptor` is, which is closed. Objects that know the number go on with it."""
+    """Put `descriptor` in the place of `number`, and close it. Objects that know the number go on with it."""
     os.dup2(descriptor, number, inheritable=False)
     os.close(descriptor)
 
@@ -287,7 +287,7 @@ def _prepare_path(config: Dict[str, Any]) -> None:
 
 
 def _enter_directory(directory: str) -> None:
-    """Work in a directory, and find modules in it. A relative one is made."""
+    """Work in a directory, and find modules in it. Make the directory if its path is relative."""
     try:
         if not os.path.isabs(directory):
             os.makedirs(directory, exist_ok=True)
@@ -299,7 +299,7 @@ def _enter_directory(directory: str) -> None:
 
 
 def isolate() -> None:
-    """Isolate our modules from the user's: none of ours can be imported, and ours keep the functions they have now.
+    """Isolate our modules from the user's. User code cannot import ours, and ours keep the functions they have now.
 
     The user may pin a package with one of our names, and may patch functions of the standard library that we use.
     """

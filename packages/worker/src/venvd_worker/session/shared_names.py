@@ -1,7 +1,7 @@
 """Names of shared memory that no other session can guess.
 
-All sessions of a worker host share /dev/shm, because the C library knows no other place. No session can list it. Python
-gives a block a name of 32 random bits, which can be tried out in hours.
+All sessions of a worker host share /dev/shm, because the C library knows no other place. No session can list it. But
+Python gives a block a name of 32 random bits, and a program can try all such names in hours.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from venvd_contract.internal.slots import AT, BEGIN, END, IDLE, RUNNING, SIZE, U
 
 
 class Traffic:
-    """Bytes that the streams which share it received and sent."""
+    """Bytes that several streams received and sent together."""
 
     __slots__ = ("received", "sent")
 
@@ -23,8 +23,8 @@ class Slot:
     """The slot with this index.
 
     Attributes:
-        sequence: number of the running call, and of all calls so far.
-        traffic: of direct clients.
+        sequence: number of the running call, which is also the number of calls so far.
+        traffic: the traffic of direct clients.
     """
 
     def __init__(self, memory: Union[mmap.mmap, bytearray], index: int) -> None:
@@ -32,7 +32,7 @@ class Slot:
         self.traffic = Traffic()
 
     def move(self, memory: Union[mmap.mmap, bytearray], index: int) -> None:
-        """Be the slot with another index from now on, in which no call has run."""
+        """Become the slot with another index, in which no call has run."""
         self._memory = memory
         self._base = index * SIZE
         self._end = self._base + AT["state"]
@@ -50,7 +50,7 @@ class Slot:
         U32.pack_into(self._memory, self._end, IDLE)
 
     def begin(self, identifier: Union[int, bytes], command: bytes, timeout: float, connection: int) -> None:
-        """Show that a call starts, whose `sequence` was set before.
+        """Show that a call starts. Set `sequence` before.
 
         Args:
             identifier: the request's ID: a whole number below 2**64, or its JSON as bytes, at most `ID_BYTES`.
@@ -71,7 +71,7 @@ class Slot:
         )
 
     def end(self, handles: int, direct: bool, failed: bool) -> None:
-        """Show that the call has ended, and how many handles are held."""
+        """Show that the call has ended, and how many handles the session has."""
         if direct:
             self._direct_answered += 1
         if failed:
@@ -84,7 +84,7 @@ class Slot:
         )  # fmt: skip
 
     def claim_spin(self, most: int) -> bool:
-        """Show that waits of this session may spin, unless those of `most` others may; return whether they may now."""
+        """Claim that waits of this session spin, unless `most` others do. Return whether they may spin now."""
         self._memory[self._spins] = 1
         if sum(self._memory[AT["spins"] :: SIZE]) <= most:
             return True
@@ -96,20 +96,20 @@ class Slot:
         self._memory[self._spins] = 0
 
     def write_heartbeat(self, number: int) -> None:
-        """Show the server that its line was read."""
+        """Show the server that the session has read its line."""
         U64.pack_into(self._memory, self._base + AT["heartbeat"], number)
 
     def mark_unanswered(self) -> None:
-        """Show the last call as running again: its reply could not be sent."""
+        """Show the last call as running again, because the session could not send its reply."""
         U32.pack_into(self._memory, self._end, RUNNING)
 
     def stop_reason(self) -> int:
-        """`TIMEOUT` or `CANCELLED` where the running call is the one to stop, else 0."""
+        """Return `TIMEOUT` or `CANCELLED` if the running call is the one to stop, else 0."""
         (sequence,) = U64.unpack_from(self._memory, self._stop)
         if sequence != self.sequence or not sequence:
             return 0
         return int(U32.unpack_from(self._memory, self._reason)[0])
 
     def withdrawn(self) -> int:
-        """The number of the server's request that must not begin any more."""
+        """Return the number of the server's request that must not begin any more."""
         return int(U64.unpack_from(self._memory, self._withdrawn)[0])

@@ -10,7 +10,7 @@ _MOST_BYTES = 16 << 20
 
 
 class Sources:
-    """Keeps the newest texts, up to 16 MB in all; texts that define functions are dropped last."""
+    """Keeps the newest texts, up to 16 MB in all. It drops texts that define functions last."""
 
     def __init__(self) -> None:
         self._numbers: Dict[str, int] = {}
@@ -19,13 +19,13 @@ class Sources:
         self._bytes = 0
 
     def name(self, kind: str) -> str:
-        """A new name for a text."""
+        """Return a new name for a text."""
         number = self._numbers.get(kind, 0) + 1
         self._numbers[kind] = number
         return "<{}-{}>".format(kind, number)
 
     def add(self, name: str, source: str, defines: bool) -> None:
-        # Without a time of change, linecache takes it for what a loader gave, and keeps it.
+        # Without a time of change, linecache assumes that a loader gave the text, and keeps it.
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
         self._bytes += len(source) - self._passing.pop(name, 0) - self._defining.pop(name, 0)
         (self._defining if defines else self._passing)[name] = len(source)

@@ -1,4 +1,4 @@
-"""Spins of a session between the calls of a fast sequence."""
+"""Lets a session spin between the calls of a fast sequence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SessionSpinner(Spinner[Ready]):
 
     Args:
         slot: shows other sessions that this one spins.
-        most: how many sessions may.
+        most: how many sessions may spin.
     """
 
     __slots__ = ("_claimed", "_most", "_slot")

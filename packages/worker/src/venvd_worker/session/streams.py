@@ -20,19 +20,19 @@ Request = Tuple[Dict[str, Any], Sequence[bytes]]
 
 
 class Stream:
-    """The session's end of a connection, which is the server's, or directly a client's.
+    """The session's end of a connection to the server or to a direct client.
 
     Attributes:
         shares: whether the other end shares segments with the session.
         connection: the number of a direct connection, 0 for the server's stream.
-        waiting: more was read than was answered.
-        unreadable: where the next line begins is not known.
-        begin: how the answer to what is no request begins.
-        blocked: replies wait until the peer reads.
-        gone: the peer reads no more replies.
-        fresh: the next line may be no call.
+        waiting: whether the session has read more than it has answered.
+        unreadable: whether the session cannot find the next line.
+        begin: the beginning of the answer to a line that is not a request.
+        blocked: whether replies wait until the peer reads.
+        gone: whether the peer reads no more replies.
+        fresh: whether the next line may be something other than a call.
         values: the mode of values in replies to requests that name none.
-        timeout: seconds that a call may take which says nothing of it, 0 for no limit.
+        timeout: seconds that a call may take if its request sets no timeout, 0 for no limit.
     """
 
     connection = 0
@@ -60,11 +60,12 @@ class Stream:
         return self._sock.fileno()
 
     def request(self) -> Optional[Request]:
-        """Return the next whole request, from bytes read before or readable now; None if there is none.
+        """Return the next whole request from bytes read before or readable now, or None if there is none.
 
         Raises:
             EOFError: the peer is gone.
-            InvalidRequest, TooLarge: a line is no request; the next one can be read, unless the stream is `unreadable`.
+            InvalidRequest, TooLarge: a line is not a request. The stream can read the next one, unless it is
+                `unreadable`.
         """
         if self.waiting:
             queued = self._next()
@@ -79,7 +80,7 @@ class Stream:
         size = len(data)
         self._traffic.received += size
         if data.find(b"\n") == size - 1 and not self.waiting and size <= self._max_size and data[0] == _BRACE:
-            # exactly one line, as it nearly always is: then it need not go through the buffer
+            # Nearly always the data is exactly one line. It need not go through the buffer.
             message = parse_whole(data)
             if "attachments" not in message:
                 return message, ()
@@ -87,7 +88,7 @@ class Stream:
         return self._next()
 
     def send(self, data: Reply) -> None:
-        """Send one or more whole lines, or one with what goes along.
+        """Send one or more whole lines, or a package.
 
         Raises:
             EOFError: the server is gone.
@@ -109,10 +110,10 @@ class Stream:
         self._sock.close()
 
     def admit(self, message: Dict[str, Any]) -> float:
-        """Check the optional fields of a request; the timeout of the call in seconds, 0 for none.
+        """Check the optional fields of a request. Return the timeout of the call in seconds, or 0 for none.
 
         Raises:
-            InvalidRequest: a field beside the command's own is wrong.
+            InvalidRequest: a field that all commands share is wrong.
         """
         given = message.get("timeout")
         if given is None:

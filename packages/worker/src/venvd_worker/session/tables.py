@@ -11,11 +11,11 @@ from venvd_contract.errors import InvalidRequest, Unimplemented
 
 
 def stream_of(value: Any) -> tables.Stream:
-    """The stream of a value that holds columns.
+    """Return the Arrow stream of a value with columns.
 
     Raises:
-        InvalidRequest: it holds none, or some that Arrow has no type for.
-        Unimplemented: the venv has no pyarrow.
+        InvalidRequest: the value has no columns, or has one that Arrow has no type for.
+        Unimplemented: the venv lacks pyarrow.
     """
     return tables.stream_of(import_needed("pyarrow"), value)
 
@@ -24,7 +24,7 @@ def check(into: Optional[str]) -> None:
     """Check that the venv has the packages to make a table of this kind.
 
     Raises:
-        Unimplemented: it lacks one.
+        Unimplemented: the venv lacks one.
     """
     tables.check_version(import_needed("pyarrow"))
     if into in ("pandas", "polars"):
@@ -32,10 +32,10 @@ def check(into: Optional[str]) -> None:
 
 
 def make_table(memory: Any, into: Optional[str]) -> Any:
-    """Make the table in a stream of bytes.
+    """Make a table of the bytes of an Arrow stream.
 
     Raises:
-        InvalidRequest: the bytes are no stream.
+        InvalidRequest: the bytes are not a stream.
     """
     check(into)
     table = tables.table_in(import_needed("pyarrow"), memory)
@@ -43,12 +43,12 @@ def make_table(memory: Any, into: Optional[str]) -> Any:
         return table
     try:
         return tables.convert(table, into, import_needed(into))
-    except (TypeError, ValueError) as error:  # those of pyarrow among them
+    except (TypeError, ValueError) as error:  # pyarrow's errors are among these
         raise InvalidRequest("{} cannot hold that table: {}".format(into, error)) from None
 
 
 def import_needed(name: str) -> Any:
-    """Import a module of the venv: the user's own, in any version."""
+    """Import a module of the venv. The user chooses its version."""
     try:
         return sys.modules.get(name) or import_module(name)
     except ImportError:

@@ -1,4 +1,4 @@
-"""The methods behind `%time` and `%timeit` of notebooks: `cells` writes calls of them into the code."""
+"""The methods behind `%time` and `%timeit` of notebooks. `cells` writes calls of them into the code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, List, Tuple
 
 NAME = "__venvd_times__"
-"""The built-in name of the object in a session."""
+"""The built-in name of the `Times` of a session."""
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -36,8 +36,8 @@ class Times:
         Args:
             statement: code that sees the names of its caller.
             setup: runs once before each round.
-            loops: times in a round; 0 for as many as take 0.2 s.
-            rounds: how often the loops are timed.
+            loops: runs of the statement in a round; 0 for as many as take 0.2 s.
+            rounds: number of rounds.
         """
         from timeit import Timer  # noqa: PLC0415 - few cells need it
 
@@ -74,7 +74,7 @@ def write_repeat(options: str, statement: str, setup: str = "") -> str:
     """Return the call of `repeat` for a `%timeit` with `options`.
 
     Raises:
-        ValueError: an option is unknown, or its number is none.
+        ValueError: an option is unknown, or its value is not a number.
     """
     loops, rounds = 0, 7
     words: List[str] = options.split()

@@ -1,4 +1,4 @@
-"""Tracebacks as their readers need them: the user's own frames and lines, none of ours."""
+"""Makes tracebacks that show the user's own frames and lines, and none of ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from venvd_contract.errors import VenvdError
 from venvd_worker.session.hints import find_hint
 
 _ROOT = (lambda: None).__code__.co_filename.rpartition("/venvd_worker/")[0]
-"""Where the files of our frames lie; bytecode of the archive names another place than `__file__`."""
+"""The directory in the file names of our frames. Bytecode of the archive names another one than `__file__`."""
 _OWN = (_ROOT + "/venvd_worker/", _ROOT + "/venvd_contract/")
 _PSEUDO = ("<eval-", "<exec-")
 _LONGEST = 64 * 1024
@@ -26,7 +26,7 @@ def class_name(kind: Any) -> str:
 
 
 def message(error: BaseException) -> str:
-    """The error's text; its type's name where that is empty or fails."""
+    """Return the error's text, or the name of its type if the text is empty or `str` fails."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
@@ -35,7 +35,7 @@ def message(error: BaseException) -> str:
 
 
 def format_traceback(error: BaseException) -> str:
-    """The whole traceback, causes included, as Python would print it."""
+    """Return the traceback with its causes, as Python would print it, without our frames."""
     try:
         summary = TracebackException(type(error), error, error.__traceback__)
         _strip(summary, set())
@@ -47,12 +47,12 @@ def format_traceback(error: BaseException) -> str:
 
 
 def is_own(error: BaseException) -> bool:
-    """Whether this program raised it, and no code of the user's."""
+    """Return whether our code raised the error, not the user's."""
     return isinstance(error, VenvdError)
 
 
 def printable(text: str) -> str:
-    """The text with lone surrogates escaped, which UTF-8 cannot hold."""
+    """Return the text with lone surrogates escaped, because UTF-8 cannot encode them."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
