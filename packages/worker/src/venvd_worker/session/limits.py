@@ -15,7 +15,7 @@ from venvd_worker.session.interrupts import ProcessorTimeUsedUp
 
 _MOST_OPEN_FILES, _MOST_SIGNALS, _MOST_QUEUE_BYTES = 8192, 1024, 0
 """The kernel counts descriptors in flight, queued signals and message queues for all processes of a user together. The
-other processes of a worker host may use more than its sessions. So they have room if a session takes all that it can."""
+other processes of a worker host may use more than its sessions. So they have room if a session takes all it can."""
 _HEADROOM = 16 << 20
 """Bytes of memory to report that memory ran out."""
 
