@@ -37,8 +37,8 @@ _PING_PAUSE = 0.1
 class AsyncCommands:
     """The commands of one session. A backend's own methods run in the session `default`.
 
-    `timeout` is in seconds. All methods raise the errors of `venvd.errors`. Where the session's code raised, that is a
-    `UserError` with the remote type and traceback.
+    `timeout` is in seconds. All methods raise the errors of `venvd.errors`. If the session's code raises, the error is
+    a `UserError` with the remote type and traceback.
     """
 
     _calls: SessionCalls
@@ -119,7 +119,7 @@ class AsyncCommands:
         Args:
             code: any code.
             names: variables that only this code sees.
-            check: whether to raise an error of the code as `UserError`. Otherwise the output holds the error.
+            check: whether to raise an error of the code as `UserError`. Otherwise the output contains the error.
             timeout: seconds for this call.
             env: environment variables while the code runs. The whole process has them, with all its threads.
             on_stdout: takes each piece of text that the code prints, as it comes. What it raises cancels the code.
@@ -143,21 +143,21 @@ class AsyncCommands:
         env: Mapping[str, str] | None = None,
         **more_names: Any,
     ) -> AsyncGenerator[Event, None]:
-        """Run `code` and yield its output while it runs. The last event is `result` and holds the whole output.
+        """Run `code` and yield its output while it runs. The last event is `result` and contains the whole output.
 
-        `names` and the keyword arguments are variables that only this code sees, and `env` are environment variables
-        while it runs. Closing the iterator cancels the code.
+        `names` and the keyword arguments are variables that only this code sees. `env` are environment variables while
+        it runs. Closing the iterator cancels the code.
         """
         call = self._calls.exec(code, {**(names or {}), **more_names}, timeout, env)
         return stream_uploading(self._calls, self._transport, call) if call.uploads else self._transport.stream(call)
 
     async def proxy(self, handle: str, *, timeout: float | None = None) -> AsyncRemoteObject:
-        """Return a proxy of the object behind a handle that any program holds in this session.
+        """Return a proxy of the object behind a handle that any program has in this session.
 
-        The proxy has a handle of its own. When it dies, the other handle stays.
+        The proxy has its own handle. When the proxy dies, the other handle stays.
 
         Args:
-            handle: the ID of the handle, which `venvd.handle_id` returns of a proxy and `handles()` lists.
+            handle: the ID of the handle. `venvd.handle_id` returns it for a proxy, and `handles()` lists it.
             timeout: seconds for this call.
 
         Raises:
@@ -177,7 +177,7 @@ class AsyncCommands:
         return await self._run(call)
 
     async def signature(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Signature:
-        """Return the signature of a function or class of the session. Defaults that are no literals appear as text."""
+        """Return the signature of a function or class of the session. Defaults other than literals appear as text."""
         return make_signature(await self._run_call(self._calls.signature(target, timeout)))
 
     async def import_module(self, name: str, *, timeout: float | None = None) -> AsyncRemoteObject:
@@ -186,7 +186,7 @@ class AsyncCommands:
         return module
 
     async def module_available(self, name: str, *, timeout: float | None = None) -> bool:
-        """Return whether the module can be imported."""
+        """Return whether the session can import the module."""
         return await self._run_call(self._calls.module_available(name, timeout))
 
     async def create(
@@ -241,8 +241,8 @@ class AsyncCommands:
     async def get_array(self, target: AsyncRemoteObject, *, timeout: float | None = None) -> Any:
         """Fetch the object behind a proxy as a numpy array.
 
-        The object is an array, a number, a buffer, or a pandas object of one type. The result has its own memory:
-        changing it changes nothing in the session.
+        The object is an array, a number, a buffer, or a pandas object of one type. The result has its own memory. A
+        change of it changes nothing in the session.
         """
         return array_of(*await self._transport.get_array(self._calls.get_array(target, timeout)))
 
@@ -275,7 +275,7 @@ class AsyncCommands:
         return await self._run_call(call)
 
     async def handles(self, *, timeout: float | None = None) -> list[HandleInfo]:
-        """List the objects that the session holds for clients."""
+        """List the objects that the session keeps for clients."""
         return await self._run_call(self._calls.handles(timeout))
 
 
@@ -335,12 +335,12 @@ class AsyncSessions:
 
         Args:
             name: the session's name. None lets the backend choose one.
-            limits: `venvd.Limits`, or a mapping of its fields. The backend has defaults for those that are not set.
+            limits: `venvd.Limits`, or a mapping of its fields. The backend has defaults for the other fields.
             env: environment variables of the session's process.
             idle_timeout: seconds without a call after which the session ends.
-            lifetime: seconds after its creation at which the session ends, whatever it runs.
+            lifetime: seconds after its creation at which the session ends, even while it runs a call.
             cwd: the directory in which its code runs and finds modules. A relative one is below the session's working
-                directory, and made if missing. The paths of `files` are relative to the working directory in any case.
+                directory, and is made if missing. The paths of `files` are always relative to the working directory.
         """
         call = _calls.create_session(name, limits, env, idle_timeout, lifetime, cwd)
         transport = await self._backend._choose_replica() if name is None else self._backend._transport
@@ -348,7 +348,7 @@ class AsyncSessions:
         return AsyncSession(self._backend, info.id, info)
 
     async def list(self) -> list[SessionInfo]:
-        """List the sessions: of all replicas if the client knows them, else of the replica at its URL."""
+        """List the sessions of all replicas if the client knows them, else those of the replica at its URL."""
         listed: list[SessionInfo] = []
         for transport in await self._backend._find_replicas():
             page = await transport.call(_calls.list_sessions())
@@ -375,9 +375,9 @@ class AsyncSessions:
 class AsyncBackend(AsyncCommands):
     """A client of one backend, for one event loop.
 
-    Over a pipe, each session answers on connections of its own, and commands about sessions take another connection:
+    Over a pipe, each session answers on its own connections. Commands about sessions take another connection, so
     `interrupt` works while a call runs. If a session's process ends or is replaced, other than by this client's own
-    `reset`, the running call or else the next one raises `SessionLost`, once.
+    `reset`, then the running call or else the next one raises `SessionLost` once.
 
     Args:
         url: `http://host:port`, `grpc://host:port` or `unix:///path`.
@@ -385,12 +385,12 @@ class AsyncBackend(AsyncCommands):
         timeout: seconds for calls that name no timeout. None leaves the timeout to the backend (300 s). It can be set
             later too.
         lease: seconds after which the backend frees this client's handles if the client dies or loses its connection.
-            The client renews the lease of living proxies. 0 keeps handles as long as their session, and so does
-            None unless the backend has a lease of its own.
+            The client renews the lease of living proxies. 0 keeps handles as long as their session. None takes the
+            backend's lease, or keeps them in the same way if it has none.
         ca: a PEM file with the authorities to trust for `https://` and `grpcs://`. None takes `VENVD_CA`, else the
             system's.
-        list_replicas: lists the replicas of the backend. Sessions without a name are created on the least loaded one.
-            None creates them on the replica at `url`.
+        list_replicas: lists the replicas of the backend. The client creates sessions without a name on the least
+            loaded one. None creates them on the replica at `url`.
     """
 
     def __init__(

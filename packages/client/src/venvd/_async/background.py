@@ -56,10 +56,10 @@ class AsyncRemoteCall:
         return self._calls.decode_reply(info.command, info.result)
 
     def add_done_callback(self, callback: Callable[[AsyncRemoteCall], object]) -> None:
-        """Have `callback` called with this call when it has ended, or can no longer be waited for.
+        """Have `callback` called with this call when it has ended, or when this program can no longer wait for it.
 
-        The callback calls `result()` to learn the outcome. One thread or task of this program waits for the call, and
-        runs all its callbacks. An exception of a callback is logged.
+        The callback calls `result()` to learn the outcome. One thread or task of this program waits for the call and
+        runs all its callbacks. It logs the exception of a callback.
         """
         self._callbacks.add(callback)
 

@@ -22,7 +22,7 @@ _MOST_MOVES = 4
 
 
 def locate(url: str, known: str) -> str:
-    """Return the address by which this client reaches a replica; loopback means the machine of the `known` address.
+    """Return the address by which this client reaches a replica. Loopback means the machine of the `known` address.
 
     Raises:
         BadReply: the addresses are not of the same kind.
@@ -43,9 +43,9 @@ class AsyncReplicaList(Protocol):
 
 
 class AsyncReplicaTransport:
-    """Carries calls to one replica, and those of sessions on another one there, once an error says where it is.
+    """Carries calls to one replica. If an error says that a session lives on another one, it carries the calls there.
 
-    The server refuses a call with `Moved` before it has done anything, so each call may be sent again.
+    A server that refuses a call with `Moved` has done nothing yet. So the client may send each such call again.
 
     Attributes:
         call: sends one call and returns its decoded reply.
@@ -61,16 +61,16 @@ class AsyncReplicaTransport:
         if isinstance(self._main, AsyncPipeTransport):  # calls that a session answers directly skip this class
             self._send, self.call = self._main.replace_server_call(self._call), self._main.call
         self._others: dict[str, AsyncTransport] = {}
-        """By URL."""
+        """The transports to other replicas, by URL."""
         self._homes: dict[str | None, AsyncTransport] = {}
-        """By session, of those that do not live on the replica of `url`."""
+        """The transports of sessions that live on other replicas, by session."""
         self._lock = threading.Lock()
 
     def find_replica(self, url: str) -> AsyncTransport:
         """Return the transport to the replica at `url`.
 
         Raises:
-            BadReply: it is no address of the same kind.
+            BadReply: `url` is not an address of the same kind.
         """
         url = locate(url, self.url)
         if url == self.url:

@@ -20,13 +20,13 @@ from venvd_contract.resources import Replica
 async def backend_async(requirements: Sequence[str] = (), **options: Unpack[Options]) -> AsyncIterator[AsyncBackend]:
     """Start a backend for a list of requirements and connect to it. The end of the block stops and removes it.
 
-    The runtime and the venv are created if they do not exist, and stay: the next call finds them by their content.
-    Without `controller`, the one that the environment or the home names is used, else a controller is started and ends
-    with the last program that uses it.
+    The call creates the runtime and the venv if they do not exist. They stay, and the next call finds them by their
+    content. Without `controller`, the call uses the controller that the environment or the home names. If there is
+    none, it starts a controller, which ends with the last program that uses it.
 
     Raises:
-        NoController: no controller answers, and this environment does not hold its program.
-        VenvdError: something cannot be built or started. The message says why.
+        NoController: no controller answers, and this environment does not contain its program.
+        VenvdError: a build or a start fails. The message says why.
     """
     plan = plan_backend(requirements, options)
     async with (

@@ -1,4 +1,4 @@
-"""Calls whose values are partly sent before them: arrays and tables."""
+"""Calls with arrays and tables among their values, which the client sends before the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def send_uploads(calls: SessionCalls, transport: AsyncTransport, call: Call[Any]) -> list[Any]:
-    """Send what a call needs, and return the proxies, which must live until the call has run."""
+    """Send what a call needs, and return the proxies. They must live until the call has run."""
     proxies = []
     for upload in call.uploads:
         if upload.into is None:

@@ -81,7 +81,7 @@ class Controller:
         self._connection.close()
 
     def token_for(self, backend: resources.Backend) -> str | None:
-        """Return the token for calls of a backend: its own, or this client's key if that token is not shown."""
+        """Return the token for calls of a backend: its own, or this client's key if the key may not see that token."""
         return api.choose_token(backend, self._token)
 
     def status(self) -> ControllerStatus:
@@ -93,7 +93,7 @@ class Controller:
         return self._connection.send(api.get_config())
 
     def rotate_token(self, overlap: float = ROTATION_OVERLAP) -> AdminTokenRotation:
-        """Give the controller's home a new token; earlier ones end after `overlap` seconds.
+        """Give the controller's home a new token. Earlier tokens end after `overlap` seconds.
 
         This client keeps its own token.
         """
@@ -114,9 +114,9 @@ class Controller:
 
         Args:
             provider: the provider's name.
-            model: one of its models; each has a venv of its own.
-            spec: what the venv needs. The packages are added to those of a venv that exists, or replace their versions.
-            upgrade: whether the newest versions are resolved again.
+            model: one of its models. Each model has its own venv.
+            spec: what the venv needs. The packages join those of an existing venv, or replace their versions.
+            upgrade: whether to resolve the newest versions again.
         """
         return self._connection.send(api.ensure_provider(provider, model, spec, upgrade=upgrade))
 
@@ -240,19 +240,19 @@ class Backends:
         self._connection = connection
 
     def start(self, kind: str, *, limits: BackendLimits | None = None, **fields: Any) -> BackendStart:
-        """Begin to start a backend. `fields` are those of `venvd_contract.resources.BackendSpec`."""
+        """Begin to start a backend. `fields` are fields of `venvd_contract.resources.BackendSpec`."""
         return self._connection.send(api.start_backend(api.make_backend_spec(kind, limits, fields)))
 
     def make_manifest(
         self, *, image: str | None = None, token_version: int = 1, limits: BackendLimits | None = None, **fields: Any
     ) -> resources.PodManifest:
-        """Make the manifest of a pod of Kubernetes that has a pipe backend beside its client. Nothing is started.
+        """Make the manifest of a Kubernetes pod that has a pipe backend beside its client. This starts nothing.
 
         Args:
-            image: of the client. None is one with Python and the SDK, which sleeps.
-            token_version: each number has a token of its own.
-            limits: of the worker host.
-            fields: those of `venvd_contract.resources.BackendSpec`.
+            image: the image of the client. None takes one with Python and the SDK that sleeps.
+            token_version: each number has its own token.
+            limits: the limits of the worker host.
+            fields: fields of `venvd_contract.resources.BackendSpec`.
         """
         spec = api.make_backend_spec("pipe", limits, fields)
         return self._connection.send(api.make_manifest(spec, image, token_version))
@@ -273,7 +273,7 @@ class Backends:
         """Stop and remove a backend.
 
         Raises:
-            Conflict: a manifest declares it. With `until_changed`, it is stopped until the manifest changes.
+            Conflict: a manifest declares the backend. With `until_changed`, it stops until the manifest changes.
         """
         self._connection.send(api.delete_backend(name, until_changed=until_changed))
 
@@ -282,16 +282,17 @@ class Backends:
         return self._connection.send(api.restart_backend(name))
 
     def rollback(self, name: str) -> BackendStart:
-        """Begin to take a backend back to the build of its venv that it ran before, once a launch with that is ready.
+        """Begin to take a backend back to the build of its venv that it ran before.
 
-        It keeps that build until it is restarted. A second rollback takes the later build again.
+        The backend changes once a launch with that build is ready, and keeps the build until its next restart. A second
+        rollback takes the later build again.
         """
         return self._connection.send(api.roll_backend_back(name))
 
     def scale(self, name: str, replicas: int) -> BackendStart:
         """Change the number of replicas of a backend while it runs.
 
-        A replica that is removed takes no new sessions. It ends when its sessions have ended, or after the backend's
+        A replica to remove takes no new sessions. It ends when its sessions have ended, or after the backend's
         `drainTimeout`. The operation waits for new replicas.
         """
         return self._connection.send(api.scale_backend(name, replicas))
@@ -318,7 +319,7 @@ class Backends:
     ) -> Iterator[LogLine]:
         """Yield the last lines of a backend's log and then each new one, across restarts.
 
-        The iterator ends when the backend is removed or the iterator is closed.
+        The iterator ends when the controller removes the backend, or the program closes the iterator.
         """
         query = {"tail": tail, "since": since, "follow": "true", "replica": replica or None}
         with closing(self._connection.stream_events(api.logs_path(name), query)) as stream:
@@ -345,7 +346,7 @@ class Operations:
         return self._connection.send(api.get_operation(key))
 
     def wait(self, operation: OperationInfo | None, on_event: OnEvent = ignore_event) -> None:
-        """Wait until an operation succeeds; None returns at once. If it failed, its error is raised."""
+        """Wait until an operation succeeds, or raise its error. None returns at once."""
         workflows.wait(self._connection, operation, on_event)
 
     def cancel(self, key: str) -> None:
@@ -367,9 +368,9 @@ class Keys:
         """Create a key. Only the returned object has its token, as `key`.
 
         Args:
-            name: what the logs call it.
+            name: the name of the key in logs.
             scope: `admin`, `operator`, `venv:NAME`, `use:BACKEND` or `metrics`, or several of them.
-            expires_at: an aware time, or its text in RFC 3339; None is never.
+            expires_at: an aware time, or its text in RFC 3339; None for never.
         """
         return self._connection.send(api.create_key(name, scope, expires_at))
 
@@ -396,10 +397,10 @@ class Secrets:
 
         Args:
             owner: the venv or the backend.
-            name: of the secret.
+            name: the name of the secret.
             value: the secret itself.
-            env: the variable by which code reads it.
-            header: the header that the egress broker adds, in place of `env`; code never has the value.
+            env: the variable from which code reads it.
+            header: the header that the egress broker adds, instead of `env`. Code never sees the value.
         """
         spec = SecretSpec(value, env, header)
         return self._connection.send(api.set_secret(api.make_secrets_path(self._kind, owner), name, spec))

@@ -26,9 +26,9 @@ Target = str | os.PathLike[str] | IO[bytes]
 
 
 class Files:
-    """The files of one session. Paths are relative to its working directory and use slashes. Links are not followed.
+    """The files of one session. Paths are relative to its working directory and use slashes. They follow no links.
 
-    All methods work while the session's code runs. Large files move in parts; only `get` holds a whole file in memory.
+    All methods work while the session's code runs. Large files move in parts. Only `get` keeps a whole file in memory.
     All methods raise the errors of `venvd.errors`.
     """
 
@@ -43,9 +43,9 @@ class Files:
         into the directory `path`, beside its existing files.
 
         Args:
-            path: where it goes.
+            path: the path in the session.
             source: bytes, a local path, or a file opened in binary mode.
-            parents: whether missing directories on the way are made too.
+            parents: whether to make missing directories on the way.
         """
         local = _find_local(source)
         if local is not None and local.is_dir():
@@ -56,13 +56,13 @@ class Files:
     def put_archive(self, path: str, source: Source, *, parents: bool = True) -> FileInfo:
         """Send a tar archive, and extract it into the directory `path`; `"."` is the working directory.
 
-        All entries are checked before the first is written: files, directories, and symbolic links that lead to a place
-        below the directory. The archive is not compressed.
+        The archive may contain files, directories, and symbolic links that lead to a place below the directory. The
+        session checks all entries before it writes the first one. The archive must not be compressed.
 
         Args:
-            path: the directory, which is made if it is missing.
+            path: the directory. The session makes it if it is missing.
             source: the archive: bytes, a local path, or a file opened in binary mode.
-            parents: whether missing directories on the way are made too.
+            parents: whether to make missing directories on the way.
         """
         return self._put(path, source, parents=parents, archive=True)
 
@@ -91,11 +91,11 @@ class Files:
     def save(self, path: str, target: Target) -> FileInfo:
         """Fetch a file or a directory.
 
-        A local file is replaced in one step, after the last byte has come. The content of a directory goes into the
-        local directory `target`, which is made if it is missing. No file is written outside of it.
+        This replaces a local file in one step, after the last byte has come. The content of a directory goes into the
+        local directory `target`, which this makes if it is missing. It writes no file outside of it.
 
         Args:
-            path: of the file or directory.
+            path: the path of the file or directory.
             target: a local path, or, for a file, a file opened in binary mode.
         """
         if not isinstance(target, str | os.PathLike):
@@ -129,7 +129,7 @@ class Files:
             fields["after"] = page.next
 
     def delete(self, path: str, *, recursive: bool = False) -> None:
-        """Delete a file or an empty directory. `recursive` also deletes what a directory holds."""
+        """Delete a file or an empty directory. `recursive` also deletes what a directory contains."""
         self._run("file.delete", {**_path_fields(path), "recursive": recursive})
 
     def _run(self, command: str, fields: dict[str, Any], body: bytes | None = None) -> Any:
@@ -205,12 +205,12 @@ def _part_reader(data: _Bytes) -> Callable[[int], bytes]:
 
 
 def _put_in_place(partial: Path, final: Path, name: str) -> None:
-    """Rename a fetched file to its final name, or, where that is a directory, to `name` in it."""
+    """Rename a fetched file to its final name. If that is a directory, rename it to `name` in the directory."""
     partial.replace(final / name if final.is_dir() else final)
 
 
 def _find_local(source: object) -> Path | None:
-    """Return the local path that a source names, or None if it holds the bytes itself.
+    """Return the local path that a source names, or None if the source contains the bytes.
 
     Raises:
         InvalidRequest: a text names no local file.

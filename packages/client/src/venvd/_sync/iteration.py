@@ -13,7 +13,7 @@ _SMALL_REPLY = 64 * 1024
 
 
 class Iteration:
-    """Fetches items in growing batches: a long container costs few round trips, a short look fetches few items."""
+    """Fetches items in growing batches. A long container costs few round trips. A short look fetches few items."""
 
     def __init__(self, target: Any, run_call: Run) -> None:
         self.done = False
@@ -49,7 +49,7 @@ class Iteration:
             if self._read_ahead and call.received < _SMALL_REPLY:
                 self._size = min(size * 2, _LARGEST_BATCH)
             return items
-        # If one item is no plain data, the whole list stays behind a handle.
+        # If one item is not plain data, the whole list stays behind a handle.
         length = self._run_call(self._calls.eval(_operators.LENGTH, {"_0": items}))
         self.done = length < size and self._failed is None
         self._size = min(size * 2, _LARGEST_BATCH) if self._read_ahead else 1

@@ -11,7 +11,7 @@ _TIMEOUT = 60.0
 
 
 def renew_leases(table: HandleTable, run_call: Run) -> None:
-    """Use every handle of living proxies once. Handles that no longer exist are removed from the table."""
+    """Use every handle of living proxies once. Remove handles that no longer exist from the table."""
     pending = batch_by_session(table.list_live())
     while pending:
         session, handles = pending.pop()
@@ -25,4 +25,4 @@ def renew_leases(table: HandleTable, run_call: Run) -> None:
                 middle = len(handles) // 2
                 pending += [(session, handles[:middle]), (session, handles[middle:])]
         except VenvdError:
-            continue  # the session or backend has ended, and its handles with it; or it is busy, which stops leases
+            continue  # the session or backend has ended with its handles, or is busy, and then leases do not run

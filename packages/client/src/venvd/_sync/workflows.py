@@ -23,15 +23,15 @@ _START_CHECKS = 120
 
 
 def wait(connection: ControllerConnection, operation: OperationInfo | None, on_event: OnEvent = ignore_event) -> None:
-    """Wait until an operation succeeds. A controller that restarts meanwhile is waited for too.
+    """Wait until an operation succeeds. If the controller restarts meanwhile, wait for it too.
 
     Args:
-        connection: to the controller.
-        operation: None returns at once.
-        on_event: is called with each event of the operation.
+        connection: the connection to the controller.
+        operation: the operation; None returns at once.
+        on_event: takes each event of the operation.
 
     Raises:
-        VenvdError: the operation failed, with its error. `Cancelled` if it was cancelled.
+        VenvdError: the error of the operation, `Cancelled` if it was cancelled.
     """
     if operation is None or operation.state == "succeeded":
         return
@@ -124,7 +124,7 @@ def ensure_venv(connection: ControllerConnection, name: str, spec: VenvSpec, on_
 
 
 def start_backend(connection: ControllerConnection, spec: BackendSpec, on_event: OnEvent = ignore_event) -> Backend:
-    """Start a backend and return it once it runs. A backend that fails to start is removed."""
+    """Start a backend and return it once it runs. Remove a backend that fails to start."""
     started = connection.send(api.start_backend(spec))
     name = started.backend.name
     try:
@@ -162,11 +162,11 @@ def start_from_requirements(
     """Make a runtime and a venv ready, and start a backend.
 
     Args:
-        connection: to the controller.
+        connection: the connection to the controller.
         venv: an existing venv if `spec` is empty, else the name for the venv of `spec`. None chooses a stable name.
-        spec: what the venv should hold.
+        spec: what the venv should contain.
         backend_spec: returns the specification of the backend for the venv of that name.
-        on_event: is called with each event of the operations.
+        on_event: takes each event of the operations.
     """
     if venv is not None and spec == VenvSpec():
         existing = connection.send(api.get_venv(venv))
