@@ -1,4 +1,4 @@
-"""Arrays over a Unix socket, on connections of their own: in shared memory, else as attachments."""
+"""Carries arrays over a Unix socket on separate connections: in shared memory, else as attachments."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from venvd_contract.internal.segments import INLINE_BYTES, is_sealed
 
 _CHUNK = 64 * 1024
 _STEP = 16 << 20
-"""Bytes that are copied at once. Other threads wait meanwhile."""
+"""Bytes to copy at once. Other threads wait meanwhile."""
 _MAX_LENT = 16
-"""Arrays of one connection that stay in shared memory. Further ones are copied out of it."""
+"""The most arrays of one connection that stay in shared memory. The client copies further ones out of it."""
 _MAX_IDLE = 8
 _BLOCK_BYTES = 512
 _GATHER = 0.05
-"""Seconds in which a further array may release unused segments, before a request of its own does."""
+"""Seconds in which a further array may release unused segments. Then a separate request releases them."""
 _RELEASE_WITHIN = 5.0
 _MAX_DESCRIPTORS = 4
 _NAMES = {"array.release": "segments"}
-"""The field that names released segments, for commands where it is not `release`."""
+"""The field that names released segments, for commands that do not call it `release`."""
 
 
 class Abort:
@@ -74,12 +74,12 @@ class ArrayConnection:
 
     @property
     def lent(self) -> int:
-        """The number of arrays in shared memory."""
+        """The number of this connection's arrays in shared memory."""
         return len(self._lent) - len(self.released)
 
     @property
     def forked(self) -> bool:
-        """Whether a fork of this process may see arrays of the connection: their segments must never be lent again."""
+        """Whether a fork of this process may see arrays of the connection. No array may use their segments again."""
         if not self._lent:
             self._forks = _forks.count
         return self._forks != _forks.count
@@ -96,7 +96,7 @@ class ArrayConnection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connection. Arrays in shared memory stay valid: the session does not use that memory again."""
+        """Close the connection. Arrays in shared memory stay valid, because the session does not use it again."""
         self._socket.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
@@ -153,7 +153,7 @@ class ArrayConnection:
             self._socket.settimeout(seconds_left(deadline, self._endpoint))
             send_all(self._socket, data, deadline, self._endpoint)
         except OSError as error:
-            if not self._has_answer():  # a server that refuses an array answers before it closes
+            if not self._has_answer():  # if a server refuses an array, it answers before it closes
                 raise self._cut_error(error) from None
 
     def _has_answer(self) -> bool:
@@ -232,7 +232,7 @@ class ArrayConnection:
         return mapped
 
     def lend(self, name: str, mapped: mmap.mmap, size: int, dead: queue.SimpleQueue[Any]) -> Any:
-        """Return the first bytes of a segment as an object. The segment is released when the object dies."""
+        """Return the first bytes of a segment as an object. When the object dies, release the segment."""
         part = (ctypes.c_char * size).from_buffer(mapped)
         finalizer = weakref.finalize(part, _release, self.released, name, dead)
         finalizer.atexit = False
@@ -260,7 +260,7 @@ def _release(released: deque[str], name: str, dead: queue.SimpleQueue[Any]) -> N
 
 
 class _Segment:
-    """A segment of which this process has the descriptor. The session can write to it and take its pages away."""
+    """A segment whose descriptor this process has. The session can write to it and take its pages away."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -271,8 +271,8 @@ class _Segment:
 
         Raises:
             OSError: there is no room for them.
-            ValueError: the segment is not sealed against shrinking, too small, or lacks pages for these bytes: to touch
-                them would take memory of this machine.
+            ValueError: the segment can shrink, is too small, or lacks pages for these bytes. To touch such bytes would
+                take memory of this machine.
         """
         status = os.fstat(self._descriptor)
         if not is_sealed(self._descriptor) or status.st_size < size:
@@ -316,7 +316,7 @@ class ArrayConnections:
         self._pid = os.getpid()
         self._closed = False
         self._shares = True
-        """Descriptors come through. A proxy between this program and the socket drops them."""
+        """Whether descriptors come through. A proxy between this program and the server drops them."""
 
     def get(self, call: Call[Header], abort: Abort | None = None) -> tuple[Header, Any]:
         """Fetch an array; see `Transport.get_array`."""
@@ -363,7 +363,7 @@ class ArrayConnections:
             self._shares = False
             connection.release(result["segment"])
             return None
-        # A table is checked before it is used, and the session could change it between the two.
+        # This copies a table, because the session could change it between its check and its use.
         if header.format is not None or connection.lent > _MAX_LENT:
             copied = bytearray(memoryview(mapped)[: header.nbytes])
             connection.release(result["segment"])
@@ -458,7 +458,7 @@ class ArrayConnections:
 
 
 def _end(connection: ArrayConnection) -> None:
-    """End a connection, of which a fork of this process may have a copy."""
+    """End a connection, even if a fork of this process has a copy of it."""
     connection.shut()
     connection.close()
 

@@ -26,13 +26,13 @@ class Kind(Generic[T]):
     """What the calls of one command to one session have in common.
 
     Attributes:
-        command: its name in `venvd_contract.commands`.
+        command: the name of the command in `venvd_contract.commands`.
         decode: makes the caller's value from the reply's JSON.
         session: the session's name or ID. None means `default`.
         timeout: seconds for calls that name no timeout. None means the backend's default.
         lease: seconds for which an unused handle of the call lives, 0 for no end. None means the backend's default.
-        repeatable: whether the call may be sent twice.
-        direct: whether the session answers it, rather than the server.
+        repeatable: whether the client may send the call twice.
+        direct: whether the session answers the call, rather than the server.
         opening: the beginning of the call's line over a pipe.
     """
 
@@ -64,12 +64,12 @@ class Call(Generic[T]):
     """One call of a command.
 
     Attributes:
-        kind: what it shares with other calls of the command.
+        kind: what the call shares with other calls of the command.
         payload: the JSON of the request.
         timeout: seconds that the call may run, `NO_DEADLINE` for no limit. None means the backend's default.
-        body: bytes beside the JSON of the request. A codec puts those of a reply into its JSON as `attached`.
+        body: bytes beside the JSON of the request. A codec puts the bytes of a reply into its JSON as `attached`.
         received: the size of the reply in bytes, once it has come.
-        uploads: what must be sent before the call.
+        uploads: what the client must send before the call.
 
     Raises:
         DeadlineExceeded: the timeout is not greater than zero.
@@ -154,12 +154,12 @@ class Transport(Protocol):
         """Send one call and return its decoded reply, or raise the error that the backend answered."""
 
     def stream(self, call: Call[Any]) -> Generator[Event, None, None]:
-        """Send one call and yield its events; the last is `result`. Closing the iterator cancels the call."""
+        """Send one call and yield its events. The last is `result`. Closing the iterator cancels the call."""
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
         """Fetch an array: its header, and an object that holds its bytes.
 
-        The object's memory is writable and belongs to the caller alone. `call` is an `array.get`.
+        The object's memory is writable and belongs only to the caller. `call` is an `array.get`.
         """
 
     def put_array(self, call: Call[T], data: memoryview) -> T:
@@ -169,7 +169,7 @@ class Transport(Protocol):
 
 
 class AsyncTransport(Protocol):
-    """The same for an event loop."""
+    """A transport for an event loop."""
 
     url: str
 

@@ -1,4 +1,4 @@
-"""Direct connections: a session answers them itself, without the server in between (`session.attach`).
+"""Direct connections: a session answers them itself, without the server in between (command `session.attach`).
 
 This module holds what threads and event loops share: which calls go directly, what the loss of a process means, and
 when to try again.
@@ -28,7 +28,7 @@ _NEVER = ("not_implemented", "invalid_request")
 
 class PooledConnection(Protocol):
     process: Any
-    """Identifies the process of the session that answers, as `identify_process` returns it; None if not known."""
+    """What `identify_process` returns for the session's process that answers; None if it is not known."""
 
     def close(self) -> None: ...
 
@@ -42,8 +42,8 @@ class DirectPool(Generic[ConnectionType]):
     Attributes:
         idle: the connections that carry no call.
         count: the number of connections, never more than `_MOST`.
-        lost: the session lost its state, and no call has reported that yet.
-        not_before: the monotonic time before which no connection is made.
+        lost: whether the session lost its state and no call has reported that yet.
+        not_before: the monotonic time before which the client makes no connection.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class DirectPool(Generic[ConnectionType]):
             return True
 
     def discard(self, connection: ConnectionType | None) -> None:
-        """Close a connection, or None that was not made, and free its place."""
+        """Close a connection and free its place. None only frees the place, if the client could not make one."""
         with self._lock:
             self.count -= 1
         if connection is not None:
@@ -78,11 +78,11 @@ class DirectPool(Generic[ConnectionType]):
                 return
 
     def note_end(self, connection: ConnectionType, *, reported: bool) -> None:
-        """Note that the process behind a connection has ended. Several connections see one end; it is reported once.
+        """Note that the process behind a connection has ended. Several connections may see one end. Report it once.
 
         Args:
             connection: the connection that saw the end.
-            reported: an error reports the end to a caller now.
+            reported: whether an error reports the end to a caller now.
         """
         if reported:
             self.lost = False
@@ -139,7 +139,7 @@ class DirectPools(Generic[ConnectionType]):
             return False
         if reply.get("code") in _NEVER:
             self._offered = False
-        moved = reply.get("code") == Moved.code  # its replica answers it directly
+        moved = reply.get("code") == Moved.code  # the session's replica offers direct connections
         pool.not_before = math.inf if moved else time.monotonic() + _RETRY_AFTER
         return True
 
@@ -173,11 +173,11 @@ class DirectPools(Generic[ConnectionType]):
 
 
 class RepeatError(Exception):
-    """The connection ended before it answered a call that may be sent twice."""
+    """The connection ended before it answered a call, and the client may send this call twice."""
 
 
 def identify_process(welcome: dict[str, Any]) -> Any:
-    """Return what identifies the session's process in the answer to a greeting."""
+    """Return what identifies the session's process, from the answer to a greeting."""
     info = welcome.get("result")
     return (info.get("createdAt"), info.get("restarts")) if isinstance(info, dict) else None
 
@@ -203,7 +203,7 @@ def make_lost_error(call: Call[Any]) -> SessionLost:
 
 
 def make_cut_error(call: Call[Any]) -> SessionLost:
-    """Return the error for a direct connection that ended without an answer, which only the end of its process does."""
+    """Return the error for a direct connection that ended without an answer, because its process ended."""
     name = "default" if call.session is None else call.session
     return SessionLost(
         f'the process of the session "{name}" ended or was replaced before it answered: its state is lost, and the '
@@ -213,7 +213,7 @@ def make_cut_error(call: Call[Any]) -> SessionLost:
 
 
 def encode_call(call: Call[Any], *, stream: bool = False, values: str = ',"values":"tagged"') -> bytes:
-    """Return the line of a call. The connection stands for session and token, and for the mode of values if it has one.
+    """Return the line of a call. The connection implies session and token, and the mode of values if it has one.
 
     Raises:
         InvalidRequest: something in the call has no JSON form.
@@ -235,7 +235,7 @@ def encode_call(call: Call[Any], *, stream: bool = False, values: str = ',"value
 
 
 def check_reply(reply: dict[str, Any]) -> None:
-    """Raise `BadReply` for the code that only a server may use: user code must not lead a client elsewhere."""
+    """Raise `BadReply` for the code that only a server may use, because user code must not lead a client elsewhere."""
     if reply.get("code") == Moved.code:
         raise BadReply("the session answered that it moved, which only its server knows")
 

@@ -62,14 +62,14 @@ class AsyncDirectCalls(DirectPools[_DirectConnection]):
     async def stream(
         self, call: Call[Any], reader: LineReader, *, streaming: bool = True
     ) -> AsyncGenerator[None, None] | None:
-        """Feed `reader` and yield when it may have something new; None if the call must go through the server.
+        """Feed `reader` and yield when it may have something new. Return None if the call must go through the server.
 
         Closing the iterator cancels the call.
         """
         loop = asyncio.get_running_loop()
         if self._owner != (os.getpid(), loop):
             self._owner = (os.getpid(), loop)
-            self._pools = {}  # these connections belong to a loop that has ended, or to the parent process
+            self._pools = {}  # the old connections belong to a loop that has ended, or to the parent process
         pool = self.find_pool(call)
         if pool is None:
             return None

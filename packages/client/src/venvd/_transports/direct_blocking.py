@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 _LINE_END = ord("\n")
 _ATOMIC_WRITE = select.PIPE_BUF
-"""Bytes that a pipe with enough space takes whole."""
+"""Bytes that a pipe with enough space takes in one piece."""
 _PIPES = dump_line({"id": 0, "command": PIPES, "values": "tagged"})
 _TIMEOUT_SLACK = 0.1
-"""Seconds by which a wait may be too long, so that calls with equal timeouts need not set it again."""
+"""Seconds by which a wait may be too long. So calls with equal timeouts need not set it again."""
 
 
 class _CutError(Exception):
@@ -41,7 +41,7 @@ class DirectConnection:
 
     Attributes:
         received: the size of the last answer in bytes.
-        clean: no bytes came without a request.
+        clean: whether no bytes came without a request.
         process: see `direct.PooledConnection`.
 
     Args:
@@ -89,7 +89,7 @@ class DirectConnection:
             self._channel = self._socket
 
     def take_pipes(self, deadline: Deadline | None) -> dict[str, Any]:
-        """Make two pipes, pass the session its ends, and use them from now on. Return the session's answer.
+        """Make two pipes, pass the session its ends, and use the pipes from now on. Return the session's answer.
 
         Raises:
             _CutError, DeadlineExceeded, BadReply.
@@ -109,7 +109,7 @@ class DirectConnection:
             pipes.close()
             raise _CutError from None
         finally:
-            for end in ends:  # the session alone has them now, and so their end shows its end
+            for end in ends:  # now only the session has them, so the pipes end with it
                 os.close(end)
         reply = self._read_rest(data, deadline)
         if "descriptors" in reply:
@@ -133,11 +133,11 @@ class DirectConnection:
             try:
                 if len(data) > _ATOMIC_WRITE:
                     self._send_all(data, deadline)
-                    self._set_timeout(deadline)  # sending a long line may have taken time
+                    self._set_timeout(deadline)  # to send a long line may have taken time
                 else:
                     self._send(data)
             except BrokenPipeError:
-                pass  # the pipe may still hold what the other end wrote before it closed
+                pass  # the pipe may still contain what the other end wrote before it closed
             spinner = self._spinner
             if spinner.skips:
                 spinner.skips -= 1
@@ -190,7 +190,7 @@ class DirectConnection:
         data = self.receive(deadline)
         if self._switched:
             self._switched = False
-            reader.discard_partial()  # half a line of the session does not begin a line of the server
+            reader.discard_partial()  # the server's line does not continue half a line of the session
         reader.feed(data)
 
     def receive(self, deadline: Deadline | None) -> bytes:
@@ -209,7 +209,7 @@ class DirectConnection:
         return data
 
     def _read_rest(self, begun: bytes, deadline: Deadline | None) -> dict[str, Any]:
-        """Return an answer that came in pieces, or with more bytes behind it."""
+        """Return an answer that came in pieces, or with more bytes after it."""
         reader = LineReader()
         reader.feed(begun)
         while not reader.done:
@@ -229,10 +229,10 @@ class DirectConnection:
 
 
 class DirectCalls(DirectPools[DirectConnection]):
-    """Carries calls over direct connections. Any thread may use it; a forked child makes its own connections.
+    """Carries calls over direct connections. Any thread may use it. A forked child makes its own connections.
 
     Args:
-        endpoint, token: of the backend.
+        endpoint, token: the address and the token of the backend.
         server: runs the calls that go through the server.
     """
 
@@ -264,7 +264,7 @@ class DirectCalls(DirectPools[DirectConnection]):
                 return self._call_server(call)
             connection = made
         try:
-            data = direct.encode_call(call, values="")  # only now, as the server's connection encodes for itself
+            data = direct.encode_call(call, values="")  # not earlier: the server's connection encodes for itself
         except BaseException:
             pool.idle.append(connection)
             raise
@@ -274,7 +274,7 @@ class DirectCalls(DirectPools[DirectConnection]):
             self._on_cut(pool, connection, call)
             return self._call_server(call)
         except BaseException:
-            # The connection holds half an answer. Closing it also cancels the call.
+            # Half an answer may be on the connection. Closing it also cancels the call.
             pool.discard(connection)
             raise
         call.received = connection.received
@@ -303,7 +303,7 @@ class DirectCalls(DirectPools[DirectConnection]):
             self.expect_end(call.payload["id"])
 
     def stream(self, call: Call[Any], reader: LineReader) -> Generator[None, None, None] | None:
-        """Feed `reader` and yield when it may have something new; None if the call must go through the server.
+        """Feed `reader` and yield when it may have something new. Return None if the call must go through the server.
 
         Closing the iterator cancels the call.
         """

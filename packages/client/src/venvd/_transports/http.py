@@ -32,7 +32,7 @@ def parse_json(data: bytes | bytearray) -> Any:
 
 
 def error_of(reader: ResponseReader) -> VenvdError:
-    """Return the error in a response with a status of 400 or more, whether its body is problem details or not."""
+    """Return the error in a response with a status of 400 or more. Its body may be problem details or anything else."""
     try:
         fields = parse_json(reader.body)
     except BadReply:
@@ -46,7 +46,7 @@ def error_of(reader: ResponseReader) -> VenvdError:
     return error_from_reply(fields)
 
 
-# A proxy in front of the server knows no error codes of ours.
+# A proxy in front of the server does not send our error codes.
 _CODES = {
     400: "invalid_request",
     401: "unauthenticated",
@@ -62,7 +62,7 @@ _CODES = {
 
 
 class HttpReply(ResponseReader):
-    """The response to a call, whether it is streamed or not."""
+    """The response to a call, streamed or whole."""
 
     __slots__ = ("_output", "_parser")
 

@@ -1,4 +1,4 @@
-"""Encodes requests that carry arrays and tables over HTTP, and decodes their answers. Nothing is copied."""
+"""Encodes requests that carry arrays and tables over HTTP, and decodes their answers. It copies no data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encode_get(codec: HttpCodec, call: Call[Header]) -> tuple[Exchange, BulkRead
 
 
 def decode_get(call: Call[Header], reader: BulkReader) -> tuple[Header, memoryview]:
-    """Return the array or table in a response, or raise the error that it holds."""
+    """Return the array or table in a response, or raise the error in it."""
     if reader.status >= 300:
         raise error_of(reader)
     whole = reader.whole()

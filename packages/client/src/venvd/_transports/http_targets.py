@@ -32,7 +32,7 @@ def parse_version(tag: str) -> dict[str, Any]:
     """Return a file's size and time from its entity tag.
 
     Raises:
-        BadReply: the tag holds no size.
+        BadReply: the tag has no size.
     """
     size, _, modified = tag.strip('"').partition("-")
     if not size.isdigit():

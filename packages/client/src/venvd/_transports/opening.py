@@ -18,10 +18,10 @@ _RPC_SCHEMES = ("grpc", "grpcs")
 
 
 def open_transport(url: str, token: str | None, ca: str | None = None) -> Transport:
-    """Return the transport for `url`. Nothing is sent yet. `ca` is a file of the authorities to trust.
+    """Return the transport for `url`. This sends nothing. `ca` is a file of the authorities to trust.
 
     Raises:
-        InvalidRequest: `url` is no address with a known scheme, or gRPC is not installed.
+        InvalidRequest: `url` is not an address with a known scheme, or gRPC is not installed.
     """
     if _is_rpc(url):
         rpc_transport: Transport = _import_rpc().RpcTransport(url, token, ca)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 class PipeTransport:
     """Carries calls directly to their session if the backend offers that, else through the server.
 
-    Arrays have connections of their own.
+    Arrays have separate connections.
     """
 
     def __init__(self, codec: PipeCodec) -> None:
@@ -35,7 +35,7 @@ class PipeTransport:
         self.call: Run = self._direct.call
 
     def replace_server_call(self, call: Run) -> Run:
-        """Send calls that no session answers directly with `call`; return the earlier function for them."""
+        """Send calls that no session answers directly with `call`. Return the earlier function for them."""
         before, self._direct.server = self._direct.server, call
         return before
 
@@ -64,7 +64,7 @@ class PipeTransport:
 
 
 class AsyncPipeTransport(AsyncSocketTransport):
-    """Does the same for an event loop. Threads copy the arrays, so that the loop goes on."""
+    """Does what `PipeTransport` does for an event loop. Threads copy the arrays, so that the loop goes on."""
 
     def __init__(self, codec: PipeCodec) -> None:
         super().__init__(codec)

@@ -1,7 +1,7 @@
 """Calls over gRPC with the pipe's fields and whole tracebacks. Needs the extra `grpc`.
 
-A call runs on a Session stream that the client keeps (`rpc_streams`). Output that streams has a stream of its own, and
-so does each array.
+A call runs on a Session stream that the client keeps (`rpc_streams`). A call that streams its output has its own
+stream, and so has each array.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RpcTransport:
             self._channel = grpc.secure_channel(self._codec.target, self._codec.make_credentials(), _OPTIONS)
         else:
             self._channel = grpc.insecure_channel(self._codec.target, _OPTIONS)
-        self._bulk: Any = self._channel  # its types allow only methods with serializers
+        self._bulk: Any = self._channel  # the channel's types allow only methods with serializers
         self._stub = PythonServiceStub(self._channel)
         self._silence = SilenceWatcher(url, self._stub.Health)
         self._streams = SessionStreams(self._codec, self._stub.Session, self._silence)
@@ -174,7 +174,7 @@ class AsyncRpcTransport:
             )
             try:
                 with self._silence().run(call.timeout) as silence:
-                    # If the server refuses the array midway, awaiting the call raises its error.
+                    # If the server refuses the array midway, `await` of the call raises its error.
                     with suppress(asyncio.InvalidStateError, grpc.RpcError):
                         for message in rpc_arrays.encode_put(call, data):
                             await silence.wait(sending.write(message))

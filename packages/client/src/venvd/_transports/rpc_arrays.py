@@ -1,4 +1,4 @@
-"""The messages of `GetArray` and `PutArray`. Chunks are read and written without protobuf, which would copy them."""
+"""The messages of `GetArray` and `PutArray`. It reads and writes chunks without protobuf, which would copy them."""
 
 from __future__ import annotations
 

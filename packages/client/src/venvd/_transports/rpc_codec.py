@@ -38,7 +38,7 @@ _CODES = {
     grpc.StatusCode.UNAUTHENTICATED: "unauthenticated",
     grpc.StatusCode.UNIMPLEMENTED: "not_implemented",
 }
-"""The codes of statuses without details, which come from gRPC itself or from a proxy."""
+"""The error codes for statuses without details. Such a status comes from gRPC itself or from a proxy."""
 
 
 class RpcCodec:
@@ -55,15 +55,15 @@ class RpcCodec:
         self.metadata = [("authorization", f"Bearer {token}")] if token else []
 
     def make_credentials(self) -> grpc.ChannelCredentials:
-        """Make what a secure channel checks and shows.
+        """Make the credentials of a secure channel: the authorities that it trusts and the certificate that it shows.
 
         Raises:
-            InvalidRequest: a file of certificates cannot be used.
+            InvalidRequest: a file of certificates is not usable.
         """
         return grpc.ssl_channel_credentials(*read_pem_files(self._ca))
 
     def request(self, call: Call[Any], *, stream: bool) -> messages.SessionRequest:
-        """Encode a call; raises `InvalidRequest` if the payload has no JSON form."""
+        """Encode a call. Raise `InvalidRequest` if the payload has no JSON form."""
         try:
             payload = _dumps(call.payload)
         except ValueError as error:
@@ -115,7 +115,7 @@ class RpcCodec:
         return Unavailable(f"{self.url} ended the call without an answer")
 
     def explain(self, error: Any) -> VenvdError:
-        """Return the error that a gRPC status stands for. Shakes hands with a server that cannot be reached."""
+        """Return the error that a gRPC status stands for. If the server is unreachable, shake hands to find out why."""
         failure = self._to_error(error)
         if isinstance(failure, Unreachable):
             return explain_no_connection(self.url, self._ca) or failure

@@ -11,24 +11,24 @@ from venvd._net.certificates import create_tls_context, explain_failure, explain
 from venvd.errors import Unavailable
 
 _SECONDS = 3.0
-"""For each step."""
+"""Seconds for each step."""
 _ALPN = ("h2",)
 _ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 """The peer ended the connection without an answer, as a starting server does."""
 
 
 def explain_no_connection(url: str, ca: str | None) -> Unavailable | None:
-    """Shake hands with the server as a client with these files does, and return what failed.
+    """Shake hands with the server as gRPC does with these files, and return what failed.
 
     Args:
         url: `grpc://…` or `grpcs://…`.
-        ca: the file of authorities, as for `create_tls_context`.
+        ca: the file of authorities, as `create_tls_context` takes it.
 
     Returns:
         None if the handshake does not fail.
 
     Raises:
-        InvalidRequest: a file of certificates cannot be used.
+        InvalidRequest: a file of certificates is not usable.
     """
     parts = urlsplit(url)
     secure = parts.scheme == "grpcs"
@@ -51,8 +51,8 @@ def _shake_hands(connection: socket.socket, context: ssl.SSLContext, url: str, h
                 return Unavailable(
                     f"the server at {url} speaks TLS without HTTP/2, so it is no gRPC server: is it {other}?"
                 )
-            # With TLS 1.3, a server refuses the client's certificate after the handshake, and gRPC's says nothing.
-            # Else it speaks first.
+            # With TLS 1.3, a server refuses the client's certificate after the handshake. A gRPC server that accepts
+            # the client speaks first, and one that refuses it says nothing.
             return None if _has_spoken(tls) else Unavailable(explain_refusal(url))
     except _ENDED:
         return None
@@ -66,7 +66,7 @@ def _has_spoken(tls: ssl.SSLSocket) -> bool:
     try:
         return bool(tls.recv(1))
     except TimeoutError:
-        return True  # it is slow
+        return True  # the server is slow
     except (*_ENDED, ConnectionError):
         return False
 

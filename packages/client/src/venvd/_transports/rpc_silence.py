@@ -1,4 +1,4 @@
-"""Ends the calls of a gRPC server that is silent. A server that lives ends them itself, which may take seconds."""
+"""Ends the calls to a silent gRPC server. A server that lives ends them itself, but that may take seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST = 24 * 86400.0
 
 
 class _Watched:
-    """A running call, with the times at which the client asks for a sign of life and then gives the call up."""
+    """A running call, the time to ask for a sign of life, and the time to give the call up."""
 
     __slots__ = ("asked", "due", "failure", "last", "rpc")
 
@@ -50,10 +50,10 @@ def _late_error(url: str) -> DeadlineExceeded:
 
 
 class SilenceWatcher:
-    """Watches the calls of threads, in a thread of its own that starts with the first call that has a timeout.
+    """Watches the calls of threads. Its own thread starts with the first call that has a timeout.
 
     Args:
-        url: of the server.
+        url: the address of the server.
         ping: sends a `Health` to the server.
     """
 
@@ -68,7 +68,7 @@ class SilenceWatcher:
 
     @contextmanager
     def watch(self, rpc: Any, timeout: float | None) -> Iterator[None]:
-        """Cancel `rpc` if the block lasts `timeout` seconds and the server is silent then, or `LATE` seconds more.
+        """Cancel `rpc` if the server is silent when the block has lasted `timeout` seconds, or after `LATE` more.
 
         Raises:
             DeadlineExceeded: instead of the error of the cancelled call.
@@ -113,7 +113,7 @@ class SilenceWatcher:
                     continue
                 asks = any(watched.due <= now and not watched.asked for watched in self._watched)
             lives = self._lives() if asks else True
-            with self._changed:  # only while a call is watched is its stream its own
+            with self._changed:  # a stream carries this call only while the client watches the call
                 for watched in [watched for watched in self._watched if watched.due <= now]:
                     if watched.asked:
                         watched.give_up(_late_error(self._url))
@@ -135,12 +135,12 @@ class SilenceWatcher:
 
 
 class SilenceTimer:
-    """Does the same for one call on an event loop. Each step of the call runs in `wait`.
+    """Watches one call on an event loop. Each step of the call runs in `wait`.
 
-    gRPC may never end a step of a call that it cancels before a connection stands, so this ends the step itself.
+    If gRPC cancels a call before there is a connection, it may never end the step. So this ends the step itself.
 
     Args:
-        url: of the server.
+        url: the address of the server.
         ping: sends a `Health` to the server.
     """
 
@@ -154,7 +154,7 @@ class SilenceTimer:
 
     @contextmanager
     def run(self, seconds: float | None) -> Iterator[SilenceTimer]:
-        """Look for a sign of life of the server if the block lasts `seconds`, the call's timeout.
+        """Look for a sign of life of the server if the block lasts `seconds`, which is the call's timeout.
 
         The call of a server that lives may last `LATE` seconds more.
         """

@@ -1,7 +1,7 @@
 """The Session streams that a client keeps: each carries one call at a time, and a pool keeps the idle ones.
 
 To begin a stream takes longer than a call on an open one. A call that is late, cancelled or interrupted ends its
-stream, which tells the server to end the call. No call affects another one.
+stream, so that the server ends the call. No call affects another one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from venvd_proto.v1 import python_service_pb2 as messages
 MOST_IDLE = 16
 """Idle streams of one client. Each takes one of the server's `maxCalls`."""
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.OK})
-"""How a stream ends without an answer when its server has ended."""
+"""The statuses of a stream that ends without an answer because its server has ended."""
 
 
 def _explain_lost_answer(url: str) -> Unavailable:
@@ -31,7 +31,7 @@ def _explain_lost_answer(url: str) -> Unavailable:
 
 
 class _Stream:
-    """An open stream. gRPC sends its requests in a thread of the stream's own."""
+    """An open stream. gRPC sends its requests in a separate thread for each stream."""
 
     __slots__ = ("_requests", "answers", "fresh")
 
@@ -47,7 +47,7 @@ class _Stream:
         return answer
 
     def close(self) -> None:
-        """End the stream, and with it a call that runs on it."""
+        """End the stream, and also the call that runs on it."""
         self.answers.cancel()
         self._requests.put(None)
 
@@ -106,7 +106,7 @@ class SessionStreams:
         self._close_idle()
 
     def __del__(self) -> None:
-        self._close_idle()  # a client that was not closed leaves no thread behind
+        self._close_idle()  # so a client that the program did not close leaves no thread behind
 
     def _take(self) -> _Stream:
         if not self._closed:
@@ -129,7 +129,7 @@ class SessionStreams:
             stream.close()
             return
         self._idle.append(stream)
-        if self._closed:  # by another thread, a moment ago
+        if self._closed:  # another thread has closed the client a moment ago
             self._close_idle()
 
     def _close_idle(self) -> None:
@@ -180,7 +180,7 @@ class AsyncSessionStreams:
                 failure, lost = self._codec.explain_early_end(), True
             except grpc.RpcError as error:
                 failure, lost = error, error.code() in _LOST
-            except asyncio.InvalidStateError:  # the stream had ended when the request was to be written
+            except asyncio.InvalidStateError:  # the stream ended before this wrote the request
                 failure, lost = self._codec.explain_early_end(), True
             except BaseException:
                 stream.cancel()
