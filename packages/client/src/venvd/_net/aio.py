@@ -22,7 +22,7 @@ _FULL_PAUSE = 0.01
 _SHORTEST = 0.01
 """Seconds of the shortest wait for a connection."""
 _MAX_OPEN = 100
-"""Connections of one pool. Further tasks wait."""
+"""The most connections of one pool. Further tasks wait."""
 
 
 class Connection(asyncio.Protocol):
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         self.fresh = True
         self.lost = False
         self.whole = True
-        """Every request was sent to its end."""
+        """Whether the client has sent every request to its end."""
 
     # The event loop calls these.
 
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.create_task(self._go_on(deadline))
 
     async def _go_on(self, deadline: Deadline) -> None:
-        """Wait on after a deadline if the server lives, else fail. An answer or an end of the wait cancels this."""
+        """Wait on after a deadline if the server lives, else fail. An answer or the end of the wait cancels this."""
         try:
             await extend_deadline(deadline, self._endpoint, self._loop)
             self._start_timer(deadline)
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
 
 
 async def _connect_unix(path: str) -> socket.socket:
-    """Return a connected socket. While the listener's queue is full, a Unix socket fails, so try again."""
+    """Return a connected socket. A Unix socket fails while the listener's queue is full, so try again."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.setblocking(False)
     try:
@@ -279,7 +279,7 @@ class _FirstBytes:
         self.started = self.done = True
 
     def eof(self) -> None:
-        """An answer that has begun is done, so this is never called."""
+        """Do nothing. The connection never calls this, because an answer that has begun is done."""
 
 
 async def extend_deadline(deadline: Deadline | None, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
@@ -299,11 +299,11 @@ async def _shows_life(deadline: Deadline, endpoint: Endpoint, loop: asyncio.Abst
     connection = None
     try:
         async with asyncio.timeout(deadline.seconds_to_probe()):
-            # A failure says nothing about the server that has the call: this process may have no descriptor left.
+            # A failure says nothing about the server: this process may have no descriptor left.
             with contextlib.suppress(OSError, UnicodeError, VenvdError):
                 connection = await connect(endpoint, loop, None)
                 if endpoint.scheme == "https":
-                    return True  # a handshake takes both sides
+                    return True  # a handshake needs both sides, so the server lives
                 connection.send(Exchange(endpoint.probe, _FirstBytes()), streaming=False)
                 await connection.wait(None)
                 return True
@@ -335,7 +335,7 @@ class Pool:
         """Send and read until the reader is done. Cancelling closes the connection, so that the server cancels too.
 
         Raises:
-            Unreachable: no connection could be made.
+            Unreachable: nothing answers.
             Unavailable: the peer closed the connection.
             DeadlineExceeded: the answer is late.
             BadReply: the answer is not valid.
@@ -345,7 +345,7 @@ class Pool:
             self._put_back(connection)
 
     async def stream(self, exchange: Exchange, deadline: Deadline | None = None) -> AsyncGenerator[None, None]:
-        """Do the same, and yield when the reader may have something new. Closing the iterator cancels."""
+        """Do what `run` does, and yield when the reader may have something new. Closing the iterator cancels."""
         async with self._turns:
             connection = await self._send(exchange, deadline, streaming=True)
             try:
@@ -357,7 +357,7 @@ class Pool:
                 self._put_back(connection)
 
     async def transfer(self, exchange: Exchange, reader: BulkReader, deadline: Deadline | None = None) -> None:
-        """Do the same with bodies of any size in both directions. `reader` is the exchange's reader."""
+        """Do what `run` does with bodies of any size in both directions. `reader` is the exchange's reader."""
         async with self._turns:
             connection = await self._send(exchange, deadline, streaming=True)
             try:
@@ -400,7 +400,7 @@ class Pool:
             raise Unavailable(f"the client of {self.endpoint.url} was closed")
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._pid != os.getpid():
-            self._idle.clear()  # these connections belong to a loop that has ended, or to the parent process
+            self._idle.clear()  # the old connections belong to a loop that has ended, or to the parent process
             self._loop, self._pid = loop, os.getpid()
         while self._idle:
             connection = self._idle.pop()

@@ -37,7 +37,7 @@ def _open(endpoint: Endpoint, timeout: float) -> socket.socket:
     if endpoint.path is not None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # If the listener's queue is full, only a blocking connect waits. This limits the wait.
+            # If the listener's queue is full, only a blocking `connect` waits. This limits the wait.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
             connection.connect(endpoint.path)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
@@ -89,8 +89,8 @@ def extend_deadline(deadline: Deadline | None, endpoint: Endpoint, answer: int) 
     """Extend a deadline that has passed if the server lives: its answer begins, or it answers a ping.
 
     Args:
-        deadline: of the exchange.
-        endpoint: of the server.
+        deadline: the deadline of the exchange.
+        endpoint: the address of the server.
         answer: the descriptor on which the answer comes.
 
     Raises:
@@ -107,11 +107,11 @@ def _shows_life(deadline: Deadline, endpoint: Endpoint, answer: int) -> bool:
     poll = select.poll()
     poll.register(answer, select.POLLIN)
     with contextlib.ExitStack() as stack:
-        # A failure says nothing about the server that has the call: this process may have no descriptor left.
+        # A failure says nothing about the server: this process may have no descriptor left.
         with contextlib.suppress(OSError, UnicodeError):
             probe = stack.enter_context(_open(endpoint, max(deadline.seconds_to_probe(), _SHORTEST)))
             if isinstance(probe, ssl.SSLSocket):
-                return True  # a handshake takes both sides
+                return True  # a handshake needs both sides, so the server lives
             probe.sendall(endpoint.probe)
             poll.register(probe, select.POLLIN)
             ready = [descriptor for descriptor, _ in poll.poll(deadline.seconds_to_probe() * 1000)]
@@ -157,7 +157,7 @@ class Connection:
         self._poll.register(self._socket, select.POLLIN)
         self.fresh = True
         self.whole = True
-        """Every request was sent to its end."""
+        """Whether the client has sent every request to its end."""
 
     def is_usable(self) -> bool:
         """Return whether no bytes came without a request, and the peer did not close."""
@@ -195,7 +195,7 @@ class Connection:
 
     def send_body(self, body: memoryview, deadline: Deadline | None) -> None:
         """Send a body, unless an answer comes before its end."""
-        answers_show = self._endpoint.scheme != "https"  # TLS has bytes of its own to send
+        answers_show = self._endpoint.scheme != "https"  # with TLS, bytes that come need not be an answer
         self.whole = False
         for piece in split_view(body):
             if answers_show and not self.is_usable():
@@ -242,7 +242,7 @@ class Connection:
 
 
 class Pool:
-    """Connections to one endpoint. Any thread may use it; a forked child makes its own connections."""
+    """Connections to one endpoint. Any thread may use it. A forked child makes its own connections."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -254,7 +254,7 @@ class Pool:
         """Send and read until the reader is done.
 
         Raises:
-            Unreachable: no connection could be made.
+            Unreachable: nothing answers.
             Unavailable: the peer closed the connection.
             DeadlineExceeded: the answer is late.
             BadReply: the answer is not valid.
@@ -265,13 +265,13 @@ class Pool:
             while not reader.done:
                 connection.receive(reader, deadline)
         except BaseException:
-            # The connection holds half an answer. Closing it also cancels the call.
+            # Half an answer may be on the connection. Closing it also cancels the call.
             connection.close()
             raise
         self._put_back(connection, reader.reusable)
 
     def transfer(self, exchange: Exchange, reader: BulkReader, deadline: Deadline | None = None) -> None:
-        """Do the same with bodies of any size in both directions. `reader` is the exchange's reader."""
+        """Do what `run` does with bodies of any size in both directions. `reader` is the exchange's reader."""
         connection = self._send(exchange, deadline)
         try:
             while not reader.done:
@@ -282,7 +282,7 @@ class Pool:
         self._put_back(connection, reader.reusable and connection.whole)
 
     def stream(self, exchange: Exchange, deadline: Deadline | None = None) -> Generator[None, None, None]:
-        """Do the same, and yield when the reader may have something new. Closing the iterator cancels."""
+        """Do what `run` does, and yield when the reader may have something new. Closing the iterator cancels."""
         connection = self._send(exchange, deadline)
         reusable = False
         try:
@@ -299,7 +299,7 @@ class Pool:
         self._close_idle()
 
     def __del__(self) -> None:
-        self._close_idle()  # a client that was not closed leaves no connection open
+        self._close_idle()  # so a client that the program did not close leaves no connection open
 
     def _send(self, exchange: Exchange, deadline: Deadline | None) -> Connection:
         """Send the request, wait for the first bytes of the answer, and return the connection."""

@@ -1,4 +1,4 @@
-"""Large bodies, which are read straight into their memory and written from it without a copy."""
+"""Large bodies: reads them straight into their memory, and writes them from it without a copy."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def split_view(view: memoryview) -> Iterator[memoryview]:
 
 
 class BulkReader(ResponseReader):
-    """Reads one response. The body of a success goes into `content`, which `allocate` returns.
+    """Reads one response. The body of a success goes into `content`, which is memory from `allocate`.
 
-    `room` is the part of it that is still empty. Bytes may be read straight into it; then `note_filled` must be called.
+    `room` is the part of `content` that is still empty. A connection may read bytes straight into it, and must then
+    call `note_filled`.
     """
 
     __slots__ = ("_allocate", "content", "room")
@@ -38,12 +39,12 @@ class BulkReader(ResponseReader):
         self.room = memoryview(b"")
 
     def note_filled(self, count: int) -> None:
-        """That many bytes were written to the beginning of `room`."""
+        """Note that the connection has written `count` bytes to the beginning of `room`."""
         self.room = self.room[count:]
         self.done = not self.room
 
     def whole(self) -> memoryview:
-        """The body of a success, once it is done; the reader, which lives until a garbage collection, lets go of it."""
+        """Return the body of a success once it is done, and drop it here. A reader lives until a garbage collection."""
         content = self.content or memoryview(self.body)
         self.content = self.room = memoryview(b"")
         return content
@@ -73,7 +74,7 @@ class BulkReader(ResponseReader):
 
 
 class Filler(asyncio.BufferedProtocol):
-    """Replaces a connection's protocol while a large body comes: the event loop reads straight into its memory."""
+    """Replaces a connection's protocol while a large body comes, so that the event loop reads straight into memory."""
 
     def __init__(self, owner: asyncio.Protocol, reader: BulkReader, transport: asyncio.Transport) -> None:
         self._owner = owner

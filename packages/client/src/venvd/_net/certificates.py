@@ -19,30 +19,30 @@ _REFUSALS = frozenset(
     | {"SSLV3_ALERT_HANDSHAKE_FAILURE", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_EXPIRED"}
     | {"SSLV3_ALERT_CERTIFICATE_UNKNOWN", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"}
 )
-"""What servers answer to a client without a certificate, or to its certificate."""
+"""The answers of servers to a client without a certificate, or with one that they refuse."""
 
 
 def create_tls_context(ca: str | None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
-    """Return what checks certificates of servers.
+    """Return the TLS context that checks certificates of servers.
 
-    `ca` is a PEM file with the authorities to trust. Without it that is the file of `VENVD_CA`, else the system's.
+    `ca` is a PEM file with the authorities to trust. Default: the file of `VENVD_CA`, else the system's.
     `alpn` are the protocols to offer.
 
     Raises:
-        InvalidRequest: a file cannot be used.
+        InvalidRequest: a file is not usable.
     """
     paths = _choose_paths(ca)
     return _create_context(paths, tuple(_read_status(path) for path in paths), alpn)
 
 
 def read_pem_files(ca: str | None) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """Return the content of the authorities, and of this client's key and certificate, as gRPC takes them.
+    """Return the content of the authorities and of this client's key and certificate, as gRPC takes them.
 
     Raises:
-        InvalidRequest: a file cannot be used.
+        InvalidRequest: a file is not usable.
     """
     trusted, cert, key = _choose_paths(ca)
-    create_tls_context(ca)  # gRPC says of a broken file only that nothing answers
+    create_tls_context(ca)  # for a broken file, gRPC only says that nothing answers
     trusted = trusted or _find_system_file()
     return tuple(Path(path).read_bytes() if path else None for path in (trusted, key, cert))  # type: ignore[return-value]
 
@@ -73,7 +73,7 @@ def explain_refusal(url: str) -> str:
 
 
 def _find_system_file() -> str | None:
-    """Find the system's authorities as one file. gRPC would use a list of its own, without those of a site."""
+    """Find the system's authorities as one file. gRPC would use its own list, which lacks those of a site."""
     paths = ssl.get_default_verify_paths()
     candidates = (
         os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
@@ -94,7 +94,7 @@ def _choose_paths(ca: str | None) -> tuple[str | None, str | None, str | None]:
 def _create_context(
     paths: tuple[str | None, str | None, str | None], _status: tuple[object, ...], alpn: tuple[str, ...]
 ) -> ssl.SSLContext:
-    """Create the context once for all connections, as long as the files do not change: that takes 20 ms."""
+    """Create the context once for all connections, as long as the files do not change, because it takes 20 ms."""
     trusted, cert, key = paths
     what, path = CA, trusted
     try:

@@ -12,24 +12,24 @@ PROBE_AFTER = 0.1
 SILENCE = 1.0
 """Seconds after a call's timeout in which a server must show a sign of life."""
 LATE = 5.0
-"""Seconds after a call's timeout in which a server that lives must answer: to interrupt or to kill code takes time."""
+"""Seconds after a call's timeout in which a server that lives must answer. To interrupt or kill code takes time."""
 _LONGEST = 24 * 86400.0
-"""Seconds of the longest wait: the kernel takes at most 31 bits of milliseconds."""
+"""Seconds of the longest wait. The kernel takes at most 31 bits of milliseconds."""
 _SHORTEST = 0.001
-"""Seconds of the wait of a deadline that has passed and may be extended."""
+"""Seconds to wait if a deadline has passed but may be extended."""
 
 
 class Deadline:
     """The deadline of an exchange.
 
-    A server ends a call itself at the call's timeout, and its answer may take seconds more. A server that does not
-    answer at all is given up sooner: at the time `at` the client asks it for a sign of life (`seconds_to_probe` is how
-    long it waits for one), and `extend` moves the deadline to the last moment for the answer.
+    A server ends a call itself at the call's timeout, and its answer may take seconds more. The client gives up a
+    silent server sooner. At the time `at`, it asks the server for a sign of life, and waits `seconds_to_probe` for one.
+    Then `extend` moves the deadline to the last moment for the answer.
 
     Args:
-        seconds: from now, until the deadline.
-        silence, late: seconds from now until a silent server and a late answer are given up. None means at the
-            deadline.
+        seconds: seconds from now until the deadline.
+        silence: seconds from now until the client gives up a silent server. None means at the deadline.
+        late: seconds from now until the client gives up a late answer. None means at the deadline.
     """
 
     __slots__ = ("_last", "_silent", "at")

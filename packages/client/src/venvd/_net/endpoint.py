@@ -22,7 +22,7 @@ class Endpoint:
     """A parsed address: a host and port, or the path of a Unix socket.
 
     Attributes:
-        url: the address as it was given.
+        url: the address that the program gave.
         prefix: the path before every path of the API, without a slash at its end.
     """
 
@@ -54,19 +54,19 @@ class Endpoint:
         return f"GET {self.prefix}/health HTTP/1.1\r\nHost: {self.authority}\r\nConnection: close\r\n\r\n".encode()
 
     def tls(self) -> ssl.SSLContext | None:
-        """Return what checks the server's certificate, or None without TLS.
+        """Return the TLS context that checks the server's certificate, or None without TLS.
 
         Raises:
-            InvalidRequest: a file of certificates cannot be used.
+            InvalidRequest: a file of certificates is not usable.
         """
         return create_tls_context(self.ca) if self.scheme == "https" else None
 
 
 def parse(url: str, schemes: Sequence[str], ca: str | None = None) -> Endpoint:
-    """Return the endpoint of `url`; `ca` is a file of certificates, as for `create_tls_context`.
+    """Return the endpoint of `url`. `ca` is a file of authorities, as `create_tls_context` takes it.
 
     Raises:
-        InvalidRequest: `url` is no address, or its scheme is not one of `schemes`.
+        InvalidRequest: `url` is not an address, or its scheme is not one of `schemes`.
     """
     try:
         parts = urlsplit(url)
@@ -90,9 +90,9 @@ class Reader(Protocol):
     """Decodes one answer from bytes. Knows no socket.
 
     Attributes:
-        started: the first byte of the answer has come.
-        done: the whole answer has come.
-        reusable: the connection can carry another exchange.
+        started: whether the first byte of the answer has come.
+        done: whether the whole answer has come.
+        reusable: whether the connection can carry another exchange.
     """
 
     started: bool
@@ -100,10 +100,10 @@ class Reader(Protocol):
     reusable: bool
 
     def feed(self, data: bytes) -> None:
-        """Take bytes; raises `BadReply` if they break the protocol."""
+        """Take bytes. Raise `BadReply` if they break the protocol."""
 
     def eof(self) -> None:
-        """Note that the peer closed; raises `Unavailable` or `BadReply` if the answer is not whole."""
+        """Note that the peer closed. Raise `Unavailable` or `BadReply` if the answer is not whole."""
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class Exchange:
     Attributes:
         data: the bytes of the request.
         reader: decodes the answer.
-        repeatable: whether the request may be sent twice.
+        repeatable: whether the client may send the request twice.
         body: bytes that follow `data` in a bulk transfer.
     """
 

@@ -9,9 +9,9 @@ from venvd._net.endpoint import Endpoint
 from venvd.errors import BadReply, InvalidRequest, Unavailable
 
 MAX_HEAD = 64 * 1024
-"""Most bytes of a status line and headers."""
+"""The most bytes of a status line and headers."""
 MAX_BODY = 256 * 1024 * 1024
-"""Most bytes of a body that is held in memory."""
+"""The most bytes of a body to keep in memory."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: |$)")
 _SINGLE = frozenset({b"content-length", b"transfer-encoding"})
 _NOT_HTTP = "the peer does not speak HTTP/1.1: check the scheme and the port of its URL"
@@ -21,7 +21,7 @@ def head(method: str, endpoint: Endpoint, target: str, headers: Iterable[tuple[s
     """Return the part of a request before its Content-Length: request line and headers.
 
     Raises:
-        InvalidRequest: a header or the target holds a line end or is not Latin-1.
+        InvalidRequest: a header or the target contains a line end or is not Latin-1.
     """
     lines = [f"{method} {endpoint.prefix}{target} HTTP/1.1", f"Host: {endpoint.authority}"]
     lines += [f"{name}: {value}" for name, value in headers]
@@ -87,7 +87,7 @@ class ResponseReader:
 
     def _read_head(self) -> bool:
         end = self._buffer.find(b"\r\n\r\n")
-        if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD + 3):  # its end may be halfway there
+        if end > MAX_HEAD or (end < 0 and len(self._buffer) > MAX_HEAD + 3):  # a part of its end may be there
             raise BadReply(f"a response's headers are larger than {MAX_HEAD} bytes")
         if end < 0:
             if not b"HTTP/1.".startswith(self._buffer[:7]):
@@ -174,7 +174,7 @@ class ResponseReader:
 
     def _line(self) -> bytes | None:
         line, end, rest = self._buffer.partition(b"\r\n")
-        if len(line) > MAX_HEAD + (not end):  # its end may be halfway there
+        if len(line) > MAX_HEAD + (not end):  # a part of its end may be there
             raise BadReply("a line of a chunked response is too long")
         if not end:
             return None

@@ -9,7 +9,7 @@ from venvd.errors import BadReply, Unavailable, VenvdError
 from venvd_contract.framing import Buffer, attachment_sizes, parse_line
 
 MAX_LINE = 256 * 1024 * 1024
-"""Bytes of one line of a reply."""
+"""The most bytes of one line of a reply."""
 
 
 class LineReader:

@@ -1,4 +1,4 @@
-"""Two pipes in place of a socket. They carry small messages at half the cost."""
+"""Two pipes instead of a socket. They carry small messages at half the cost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pipes:
         return self._replies
 
     def send_some(self, data: bytes | memoryview) -> int:
-        """Send the beginning of `data`, once there is room for it, and return its length."""
+        """Wait for room, send the beginning of `data`, and return the length of what was sent."""
         while True:
             try:
                 return self.send(data)
@@ -52,7 +52,7 @@ class Pipes:
             os.close(replies)
 
     def __del__(self) -> None:
-        self.close()  # a connection that was not closed leaves no descriptor open, as with sockets
+        self.close()  # so a connection that the program did not close leaves no descriptor open, as with sockets
 
     def _read_with_timeout(self, size: int) -> bytes:
         self._wait_for(self._replies, select.POLLIN)
@@ -66,7 +66,7 @@ class Pipes:
 
 
 def make_pipes() -> tuple[Pipes, tuple[int, int]]:
-    """Make two pipes, and return them with the other side's ends: where it reads requests and writes replies.
+    """Make two pipes. Return them with the other side's ends, from which it reads requests and to which it replies.
 
     Raises:
         OSError: this process has no room for the descriptors.

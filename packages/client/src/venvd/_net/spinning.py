@@ -1,4 +1,4 @@
-"""Spins of a thread that waits for the answer of a direct call."""
+"""Lets a thread spin while it waits for the answer of a direct call."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from venvd.errors import InvalidRequest
 from venvd_contract.spinning import MICROSECONDS, MOST_MICROSECONDS, VARIABLE, Spinner, count_cores
 
 _OWN = "venvd-"
-"""Begins the names of threads of the SDK, which sleep nearly all the time."""
+"""The beginning of the names of the SDK's threads. They sleep nearly all the time."""
 
 
 class _Threads:
-    """Knows whether this process has threads that need the interpreter while another one spins."""
+    """Tells whether this process has threads that need the interpreter while another one spins."""
 
     def __init__(self) -> None:
         self._count = -1
         self._alone = False
 
     def is_alone(self) -> bool:
-        """Return whether the calling thread is the only one but for those of the SDK."""
+        """Return whether the calling thread is the only one except those of the SDK."""
         count = count_threads()
         if count != self._count:
             others = [each for each in threading.enumerate() if each is not threading.current_thread()]
@@ -35,7 +35,7 @@ _threads = _Threads()
 
 
 class ClientSpinner(Spinner[Any]):
-    """Spins where the program has no other threads."""
+    """Spins if the program has no other threads."""
 
     __slots__ = ()
 
@@ -44,10 +44,10 @@ class ClientSpinner(Spinner[Any]):
 
 
 def read_limit() -> int:
-    """Return how many microseconds a wait may spin, 0 where it may not.
+    """Return how many microseconds a wait may spin, or 0 if it may not.
 
     Raises:
-        InvalidRequest: the environment variable is no such number.
+        InvalidRequest: the environment variable is not such a number.
     """
     given = os.environ.get(VARIABLE, "").strip()
     if not given:

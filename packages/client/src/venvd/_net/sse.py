@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from venvd.errors import BadReply
 
 MAX_EVENT = 64 * 1024 * 1024
-"""Most bytes of one event."""
+"""The most bytes of one event."""
 
 _LINE_BYTES = 8
-"""Added to the size of each line of data: its place in the list."""
+"""Bytes to add to the size of each line of data, for its place in the list."""
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class ServerEvent:
 
 
 class EventParser:
-    """Parses the bytes of a `text/event-stream`. Comments and unknown fields are ignored."""
+    """Parses the bytes of a `text/event-stream`. Ignores comments and unknown fields."""
 
     def __init__(self, max_event: int = MAX_EVENT) -> None:
         self._max_event = max_event
