@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """The program `venvd`."""
+    """Run the program `venvd`."""
     try:
         from venvd._cli.app import run  # noqa: PLC0415 - the SDK must be importable without the extra
     except ModuleNotFoundError as error:

@@ -178,7 +178,7 @@ def completion(state: State, shell: str) -> None:
 
 
 def run() -> int:
-    """Run the program on `sys.argv`; returns its exit code."""
+    """Run the program on `sys.argv`, and return its exit code."""
     state = State()
     try:
         return run_words(app, sys.argv[1:], state)

@@ -15,9 +15,9 @@ from venvd_contract.access import AuditEntry
 
 _POLL_SECONDS = 1.0
 _LATE = timedelta(minutes=2)
-"""How late a line may be written: one that counts refusals, or an event that a server reports later."""
+"""How late a line may come: one that counts refusals, or one for an event that a server reports later."""
 _MAX_NEW = 1000
-"""Lines that are read at a time of a log that is followed."""
+"""Lines to read at a time while following the log."""
 _HEADINGS = ("time", "key", "peer", "request", "result", "changed")
 
 

@@ -59,7 +59,7 @@ def _describe_state(info: Backend) -> str:
 
 
 def describe_outdated(backends: Sequence[Backend]) -> str:
-    """Return a line that says which backends to restart, or nothing; those that are being updated need it not."""
+    """Return a line that says which backends to restart, or nothing. Backends under update need no restart."""
     names = [item.name for item in backends if item.outdated and not item.updating]
     if not names:
         return ""
@@ -116,7 +116,7 @@ def choose_backend(state: State, name: str | None) -> str:
 
 
 def _ask_for_backend(state: State) -> str:
-    """Return the name of the only backend; where several run, ask for one at a terminal."""
+    """Return the name of the only backend. If several run, ask for one at a terminal."""
     listed = state.controller.backends.list()
     if len(listed) < 2 or state.json or not sys.stdin.isatty():
         return choose_backend(state, None)
@@ -271,7 +271,7 @@ def _warn_of_managing(state: State, backend: Backend) -> None:
 
 
 def _await_and_show(state: State, started: BackendStart, *, no_wait: bool) -> None:
-    """Wait for a start, unless the caller does not want to, and show the backend."""
+    """Wait for a start, unless `no_wait` is true, and show the backend."""
     if not no_wait:
         wait(state, started.operation)
     _show_started(state, started.backend if no_wait else state.controller.backends.get(started.backend.name))

@@ -62,7 +62,7 @@ def _warn_of_other_controller(state: State) -> None:
 
 
 def _run(words: Sequence[str], *, is_output: bool = False) -> dict[str, Any]:
-    """Run the controller's program, which tells its result as JSON on stdout, or on stderr if stdout is the backup."""
+    """Run the controller's program. It prints its result as JSON on stdout, or on stderr if stdout is the backup."""
     if not is_installed():
         raise venvd.NoController(NOT_INSTALLED)
     process = subprocess.run(

@@ -26,12 +26,12 @@ from venvd_contract.values import NotPlain, PlainEncoder
 _FILE = re.compile(r"[\w./~-]+\.py")
 _STARTING = frozenset({"pending", "starting"})
 _LONGEST_START = 300.0
-"""Seconds."""
+"""Seconds to wait for a backend that is starting."""
 _POLL = 0.2
 
 
 def session_options() -> list[click.Parameter]:
-    """Return the options that name a session, as `open_session` takes them."""
+    """Return the options that name a session. `open_session` takes their values."""
     return [
         click.Option(
             ["--backend"], shell_complete=complete_names("backends"), help="Name or URL. Default: the only backend."
@@ -130,7 +130,7 @@ def _read_file(path: Path) -> str:
 
 
 def _to_result(value: Any) -> dict[str, Any]:
-    """Return a value as a *result* of the contract, without its handle, which this program releases at its end."""
+    """Return a value as a *result* of the contract. It lacks the handle, which this program releases at its end."""
     if isinstance(value, venvd.RemoteObject):
         return {"isHandle": True, "typeName": venvd.type_name(value), "repr": repr(value)}
     try:
@@ -177,7 +177,7 @@ def is_clean_exit(error: ExecutionError) -> bool:
 
 
 def _run(state: State, target: Commands, code: str, timeout: float | None) -> tuple[Output, set[str]]:
-    """Run code, and return its output and the names of the streams that were printed while it ran."""
+    """Run code, and return its output and the names of the streams that this printed while it ran."""
     streamed: set[str] = set()
     for event in target.exec_stream(code, timeout=timeout):
         if event.kind == "result":

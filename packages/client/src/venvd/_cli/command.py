@@ -1,4 +1,4 @@
-"""What the commands share: `--json`, the controller, and output on stdout or stderr."""
+"""Parts that the commands share: `--json`, the controller, and output on stdout or stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class State:
     Attributes:
         url: the controller's URL, if an option gives it.
         token: the controller's token, if an option gives it.
-        json: print one JSON object or array on stdout.
+        json: whether to print one JSON object or array on stdout.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class State:
 
     @functools.cached_property
     def controller(self) -> venvd.Controller:
-        """The controller. Raises `NoController` if none is known."""
+        """The client of the controller. Raises `NoController` if none is known."""
         return venvd.Controller(self.url, self.token)
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class State:
             self.controller.close()
 
     def show(self, data: Any, text: str | None = None) -> None:
-        """Print a result on stdout: as JSON with `--json`, else as text, if there is any."""
+        """Print a result on stdout: as JSON with `--json`, else as its text, if it has one."""
         if self.json:
             self._shown = True
             write(json.dumps(data, default=to_json, ensure_ascii=False, indent=2))
@@ -128,13 +128,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def shorten(text: str | None) -> str | None:
-    """Return the first line of a text, cut to what fits into a table."""
+    """Return the first line of a text, short enough for a table."""
     line = (text or "").partition("\n")[0]
     return f"{line[: _LONGEST_CELL - 1]}…" if len(line) > _LONGEST_CELL else line or None
 
 
 def fields(pairs: Sequence[tuple[str, Any]]) -> str:
-    """Return names and values as lines of text. Empty values are left out."""
+    """Return names and values as lines of text. Leave out empty values."""
     shown = [(name, value) for name, value in pairs if value not in {None, ""}]
     width = max((len(name) for name, _ in shown), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)

@@ -49,11 +49,11 @@ MENU = (
 
 
 class Console:
-    """Runs entered lines. Its status is that of the first line that failed, and 0 where none did.
+    """Runs entered lines. Its status is that of the first line that failed, or 0 if none failed.
 
     Args:
         group: the program with its commands.
-        state: whose controller the commands use.
+        state: the state with the controller that the commands use.
     """
 
     def __init__(self, group: click.Group, state: State) -> None:
@@ -68,7 +68,7 @@ class Console:
         return state
 
     def enter(self, line: str) -> bool:
-        """Run one line; return whether the console goes on."""
+        """Run one line, and return whether the console goes on."""
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
@@ -129,7 +129,7 @@ class Console:
 
 
 def resolve(words: Sequence[str]) -> list[str]:
-    """Return the words with an alias, or a number of the menu, replaced by what it stands for."""
+    """Return the words, and replace an alias or a number of the menu with the words that it stands for."""
     if not words:
         return []
     first, *rest = words[1:] if words[0] == "venvd" and len(words) > 1 else words

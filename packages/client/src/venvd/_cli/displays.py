@@ -1,4 +1,4 @@
-"""Rich results at a terminal: their text, and files for what a terminal cannot show."""
+"""Shows rich results at a terminal: prints their text, and saves what a terminal cannot show to files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Displays:
     """Prints MIME bundles, and saves the formats that a browser or viewer shows.
 
     Args:
-        directory: where the files go. None makes a temporary directory for the first file.
+        directory: the directory of the files. None makes a temporary directory for the first file.
     """
 
     def __init__(self, directory: Path | None) -> None:

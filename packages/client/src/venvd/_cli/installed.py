@@ -1,4 +1,4 @@
-"""A virtual environment of this machine: its name for venvd, and what is installed in it."""
+"""Reads a virtual environment of this machine: its name for venvd, and the packages in it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ print(json.dumps({"python": "%d.%d" % sys.version_info[:2], "packages": packages
 
 
 def is_path(word: str) -> bool:
-    """Return whether a word names a folder and no venv of the controller."""
+    """Return whether a word names a folder, rather than a venv of the controller."""
     return word.startswith("/")
 
 
 def make_name(folder: Path) -> str:
-    """Return a stable name for the venv of a folder; `.venv` is named after the folder around it."""
+    """Return a stable name for the venv of a folder. `.venv` gets its name from the folder around it."""
     own = folder.name if folder.name.strip(".") not in {"venv", "env"} else folder.parent.name
     label = re.sub(r"[^a-z0-9]+", "-", own.lower()).strip("-")[:40].rstrip("-")
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
@@ -42,7 +42,7 @@ def read_spec(folder: Path) -> VenvSpec:
     """Return the specification of a venv with the packages that are installed in a folder.
 
     Raises:
-        ClickException: its Python does not start, or a package does not come from the package index.
+        ClickException: the folder's Python does not start, or a package does not come from the package index.
     """
     python = folder / "bin" / "python"
     try:

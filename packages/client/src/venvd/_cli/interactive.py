@@ -1,4 +1,4 @@
-"""`venvd console` and `venvd shell`: the commands. What they need is loaded when they run, to keep the others fast."""
+"""The commands `venvd console` and `venvd shell`. They import what they need when they run, to keep others fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of backends that hold for every command that describes a backend."""
+"""The options that every command with a description of a backend has."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ _OPTIONS = (
 
 
 def launch_options(command: _Command) -> _Command:
-    """Add the options to a command; `take_launch_fields` reads them."""
+    """Add the options to a command. `take_launch_fields` reads them."""
     return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
 
 
 def take_launch_fields(options: dict[str, Any]) -> None:
-    """Replace the values of the options by the fields of a backend."""
+    """Replace the values of the options with the fields of a backend."""
     options["limits"] = BackendLimits(options.pop("memory"), options.pop("cpus"), options.pop("processes"))
     options["token"] = not options.pop("no_token")
     options["env"] = parse_pairs(options["env"])

@@ -13,7 +13,7 @@ _ALL = "all"
 
 
 def parse_network(_context: click.Context, _parameter: click.Parameter, words: Sequence[str]) -> Network:
-    """Parse the words after `--network`; None where the option was not given."""
+    """Parse the words after `--network`. Return None without the option."""
     if not words:
         return None
     if words[-1] in (_ALL, "loopback", "none"):
@@ -30,7 +30,7 @@ def parse_network(_context: click.Context, _parameter: click.Parameter, words: S
 
 
 def network_options(default: str) -> Callable[[Any], Any]:
-    """Add `--network`; `default` says what holds without it."""
+    """Add `--network`. `default` says what user code may reach without the option."""
     return click.option(
         "--network",
         multiple=True,
@@ -44,7 +44,7 @@ def network_options(default: str) -> Callable[[Any], Any]:
 
 
 def describe_network(network: Network) -> str | None:
-    """Describe what user code may reach; None is nothing."""
+    """Describe what user code may reach. Return None if that is nothing."""
     if isinstance(network, list):
         return " ".join(network) or None
     return "allowed" if network is True else network or None

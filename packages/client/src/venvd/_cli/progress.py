@@ -15,7 +15,7 @@ from venvd._visible import visible
 from venvd_contract.resources import Event, OperationInfo
 
 _SHORTEST_SHOWN = 0.1
-"""Seconds from which on a phase's time is printed."""
+"""Seconds of the shortest phase whose time is worth a print."""
 
 
 class FailedError(click.ClickException):
@@ -64,7 +64,7 @@ class Progress:
 
 
 def wait(state: State, operation: OperationInfo | None) -> None:
-    """Wait until the operation is done. Ctrl-C cancels it; a second Ctrl-C leaves it running.
+    """Wait until the operation is done. Ctrl-C cancels it. A second Ctrl-C leaves it running.
 
     Raises:
         FailedError: the operation failed or was cancelled.

@@ -1,4 +1,4 @@
-"""What `console` and `shell` share: lines from a terminal with history, or from a pipe."""
+"""The prompt that `console` and `shell` share: reads lines from a terminal with history, or from a pipe."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Prompt:
     """Reads what the user enters: from a terminal with history and completion, else from the lines of stdin.
 
     Args:
-        history: name of the history's file in the home.
-        completer: what Tab offers.
+        history: the name of the history's file in the home.
+        completer: offers completions for Tab.
         options: further options of the terminal's `PromptSession`.
     """
 
@@ -61,8 +61,8 @@ class Prompt:
         """Return the next entry.
 
         Raises:
-            EOFError: stdin has ended, or Ctrl-D at a terminal.
-            KeyboardInterrupt: Ctrl-C at a terminal; the entry is dropped.
+            EOFError: stdin has ended, or the user pressed Ctrl-D at a terminal.
+            KeyboardInterrupt: the user pressed Ctrl-C at a terminal. The entry is lost.
         """
         if self._session is not None:
             return self._session.prompt(prompt)

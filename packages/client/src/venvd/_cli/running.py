@@ -1,4 +1,4 @@
-"""Runs the words of one command line: its errors, and its exit code."""
+"""Runs the words of one command line, and makes its errors and exit code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class App(Group):
 
 
 def run_words(group: click.Group, words: Sequence[str], state: State) -> int:
-    """Run the command that the words name; returns its exit code. Errors are on stderr, and with `--json` on stdout."""
+    """Run the command that the words name, and return its exit code. Errors go to stderr, with `--json` to stdout."""
     state.json = wants_json(words)
     try:
         status = group.main(list(words), prog_name="venvd", standalone_mode=False, obj=state)

@@ -59,7 +59,7 @@ def init(state: State, version: str | None, as_default: bool, no_wait: bool) -> 
 
 
 def _describe_default(state: State, info: Runtime) -> str:
-    """Say whether a runtime is the default; the first `init` chooses it, and a later one leaves it."""
+    """Say whether a runtime is the default. The first `init` chooses the default, and a later one keeps it."""
     if info.default:
         return ", and the default of venvs that name no Python"
     chosen = next((item.version for item in state.controller.runtimes.list() if item.default), None)

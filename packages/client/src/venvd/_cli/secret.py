@@ -52,7 +52,7 @@ def _parse_header(text: str | None, hosts: Sequence[str]) -> SecretHeader | None
 
 
 def _read_value(file: IO[bytes] | None) -> str:
-    """Read the secret from a file, from a pipe, or twice from a terminal. One line end at the end is dropped."""
+    """Read the secret from a file, from a pipe, or twice from a terminal. Drop one line end at its end."""
     if file is None and os.isatty(0):
         return str(click.prompt("value", hide_input=True, confirmation_prompt=True, err=True))
     source: IO[bytes] = sys.stdin.buffer if file is None else file

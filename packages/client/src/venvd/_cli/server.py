@@ -54,7 +54,7 @@ def up(state: State, detach: bool, host: str, port: int) -> None:
 
 
 def _warn_of_other_url(state: State, url: str) -> None:
-    """Warn if VENVD_URL names another address: it may be another controller, or this one's published address."""
+    """Warn if VENVD_URL names another address, which may be another controller or this one's published address."""
     other = os.environ.get("VENVD_URL")
     if other and other.rstrip("/") != url.rstrip("/"):
         state.say(
@@ -87,7 +87,7 @@ def _start(state: State, host: str, port: int) -> _controller_process.StartedCon
 
 
 def _describe_choices(state: State, started: _controller_process.StartedController) -> None:
-    """Print what the controller has chosen by itself: its engine, with the reason and the gaps, and its manifest."""
+    """Print what the controller chose by itself: its engine with the reason and the gaps, and its manifest."""
     with venvd.Controller(started.url, started.token) as controller:
         status = controller.status()
     state.say(f"engine {status.engine}: {status.engineReason}")

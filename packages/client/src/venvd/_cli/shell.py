@@ -27,9 +27,9 @@ from venvd._visible import visible
 from venvd_contract.commands import Output
 
 _ASK_TIMEOUT = 3.0
-"""Seconds that the session may take for a question of the prompt. A session that runs another call takes longer."""
+"""Seconds that the session may take to answer the prompt. A session that runs another call takes longer."""
 _LONGEST_KEPT = 1 << 16
-"""Characters of a plain value up to which the session gets it as `_`."""
+"""The most characters of a plain value that the session gets as `_`."""
 _HELP = re.compile(r"\?\s*(?P<before>[\w.]+)|(?P<after>[\w.]+)\s*\?")
 _GREETING = (
     "import sys, platform\n'Python %s (%s) in session %s' % (sys.version.split()[0], platform.machine(), _session)"
@@ -49,7 +49,7 @@ class Remote:
         return self.commands.name if isinstance(self.commands, Session) else "default"
 
     def ask(self, function: str, text: str) -> Any:
-        """Call a function of `session_side` in the session, in a namespace of its own."""
+        """Call a function of `session_side` in the session, in a separate namespace."""
         return self.commands.eval(
             f"exec(_source, _scope) or _scope[{function!r}](_text)",
             timeout=_ASK_TIMEOUT,
@@ -59,7 +59,7 @@ class Remote:
         )
 
     def is_incomplete(self, text: str) -> bool:
-        """Return whether the session's Python waits for more lines. Only a session that answers is asked."""
+        """Return whether the session's Python waits for more lines. Return False if the session does not answer."""
         with contextlib.suppress(venvd.VenvdError):
             return bool(self.ask("judge", text) == "incomplete")
         return False
@@ -82,7 +82,7 @@ class RemoteCompleter(Completer):
         self._remote = remote
 
     def get_completions(self, document: Document, _: CompleteEvent) -> Iterable[Completion]:
-        """Yield the names that may stand at the cursor; none while the session runs another call."""
+        """Yield the names that may stand at the cursor, or none while the session runs another call."""
         line = document.current_line_before_cursor
         match = re.search(r"\w*$", line)
         with contextlib.suppress(venvd.VenvdError):
@@ -134,7 +134,7 @@ class Shell:
         self._displays = displays
 
     def enter(self, source: str) -> bool:
-        """Run one entry; return whether the shell goes on."""
+        """Run one entry, and return whether the shell goes on."""
         text = source.strip()
         if not text:
             return True
@@ -166,7 +166,7 @@ class Shell:
         raise venvd.BadReply("the stream of events ended without a result")
 
     def _end(self, output: Output, shown: list[str]) -> bool:
-        """Print the results that the events of the statement have not shown; return whether the shell goes on."""
+        """Print the results that no event of the statement has shown. Return whether the shell goes on."""
         if "stdout" not in shown:
             write(output.stdout, nl=False)
         if "stderr" not in shown:
@@ -226,7 +226,7 @@ def _interrupts(remote: Remote) -> Iterator[None]:
 
 
 def _read_statement(prompt: Prompt, remote: Remote) -> str:
-    """Return the next whole statement. Raises `EOFError` where there is none."""
+    """Return the next whole statement. Raise `EOFError` if there is none."""
     if prompt.at_terminal:
         return prompt.read(">>> ")
     lines = [prompt.read("")]

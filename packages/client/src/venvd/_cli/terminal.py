@@ -14,9 +14,9 @@ from venvd._visible import visible
 
 
 def write(text: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
-    """Write to standard output or standard error: to a file or a pipe as it is, to a terminal what can be seen.
+    """Write to standard output or standard error. A file or a pipe gets the text as it is, a terminal its visible form.
 
-    `style` is that of `click.style`, which only the CLI itself chooses.
+    `style` are the arguments of `click.style`. Only the CLI itself chooses them.
     """
     shown = visible(text) if (sys.stderr if err else sys.stdout).isatty() else text
     click.echo(click.style(shown, **style) if style else shown, err=err, nl=nl)

@@ -269,7 +269,7 @@ def ensure(state: State, /, provider: str, model: str | None, upgrade: bool, no_
 
 
 def _add_folder(state: State, spec: VenvSpec, folder: Path) -> VenvSpec:
-    """Return a specification with a virtual environment of the host: its path, or the packages in it."""
+    """Return a specification that includes a virtual environment of the host: by its path, or by its packages."""
     if not installed.is_path(str(folder)):
         raise click.UsageError(f'--venv takes an absolute path, such as /srv/app/.venv, not "{folder}"')
     if state.controller.status().engine == "local":

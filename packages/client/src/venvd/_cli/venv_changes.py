@@ -1,4 +1,4 @@
-"""Changes of a venv that exists: requirements that are added or removed, and the difference that is shown."""
+"""Changes an existing venv: adds or removes requirements, and shows the difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_PART = 200
 
 
 def add_requirements(spec: VenvSpec, packages: Sequence[str]) -> VenvSpec:
-    """Return a specification with further requirements; each takes the place of one for the same package."""
+    """Return a specification with further requirements. Each one replaces a requirement for the same package."""
     named = {parse_package(word) for word in packages}
     kept = [line for line in spec.requirements if parse_package(line) not in named]
     return dataclasses.replace(spec, requirements=[*kept, *packages])
@@ -29,7 +29,7 @@ def remove_requirements(spec: VenvSpec, packages: Sequence[str]) -> VenvSpec:
     """Return a specification without the requirements for some packages.
 
     Raises:
-        InvalidRequest: there is none for one of them; names the nearest one.
+        InvalidRequest: a package has no requirement. The message names the nearest one.
     """
     named = [parse_package(word) for word in packages]
     check_names(named, sorted(map(parse_package, spec.requirements)), "the requirement")
@@ -42,7 +42,7 @@ def parse_package(requirement: str) -> str:
     """Return the normalised name of the package that a requirement is for.
 
     Raises:
-        click.UsageError: it begins with no name.
+        click.UsageError: the requirement does not begin with a name.
     """
     match = _PACKAGE.match(requirement.strip())
     if match is None:
@@ -51,7 +51,7 @@ def parse_package(requirement: str) -> str:
 
 
 def put_venv(state: State, name: str, spec: VenvSpec, *, upgrade: bool = False) -> VenvChange:
-    """Create or change a venv; say what changes of one that exists."""
+    """Create or change a venv. Say what changes in an existing one."""
     venvs = state.controller.venvs
     try:
         before = venvs.get(name).spec
@@ -65,7 +65,7 @@ def put_venv(state: State, name: str, spec: VenvSpec, *, upgrade: bool = False) 
 
 
 def describe_change(before: VenvSpec, after: VenvSpec) -> list[str]:
-    """Return a difference between two specifications: lines that begin with `-` are gone, those with `+` are new."""
+    """Return the difference of two specifications. Lines that begin with `-` are gone, and those with `+` are new."""
     lines = []
     for field in dataclasses.fields(VenvSpec):
         old, new = _list_parts(getattr(before, field.name)), _list_parts(getattr(after, field.name))
@@ -75,7 +75,7 @@ def describe_change(before: VenvSpec, after: VenvSpec) -> list[str]:
 
 
 def _list_parts(value: Any) -> list[str]:
-    """Return the parts of a field's value, each as one line; none if it is empty."""
+    """Return the parts of a field's value, each as one line. An empty value has no parts."""
     if isinstance(value, dict):
         return [f"{name}={part}" for name, part in value.items()]
     if isinstance(value, list):
