@@ -22,7 +22,7 @@ def pack(directory: Path) -> IO[bytes]:
         with tarfile.open(fileobj=packed, mode="w:", format=tarfile.PAX_FORMAT) as archive:
             for path in sorted(directory.rglob("*")):
                 entry = archive.gettarinfo(path, os.fspath(path.relative_to(directory)))
-                if entry is not None and entry.islnk():  # another name of a file that the archive has already
+                if entry is not None and entry.islnk():  # a second name of a file that the archive has already
                     entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", path.stat().st_size
                 if entry is None or not (entry.isreg() or entry.isdir() or entry.issym()):
                     continue
@@ -46,10 +46,10 @@ _LEADS_OUT: tuple[type[Exception], ...] = (_LeadsOutError, tarfile.FilterError) 
 
 
 def unpack(packed: Path, directory: Path) -> None:
-    """Extract the archive of a session's directory into a local directory, which is made if it is missing.
+    """Extract the archive of a session's directory into a local directory. Make the directory if it is missing.
 
     Raises:
-        BadReply: the bytes are no archive, or an entry leads out of the directory.
+        BadReply: the bytes are not an archive, or an entry leads out of the directory.
     """
     try:
         with tarfile.open(packed, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
@@ -77,7 +77,7 @@ def _list_plain(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _list_checked(archive: tarfile.TarFile, directory: Path) -> Iterator[tarfile.TarInfo]:
     """Check entries, and change their owner and mode, as the filter `data` of `tarfile` does.
 
-    Each entry is checked when those before it are extracted, so that the symbolic links among them are followed.
+    The check of each entry comes after the extraction of those before it. So it follows the symbolic links among them.
     """
     root = os.path.realpath(directory)
     for entry in _list_plain(archive):

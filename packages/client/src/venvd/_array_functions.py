@@ -12,7 +12,7 @@ _CALL_FUNCTION = "_0(*_1, **_2)"
 
 
 class ArrayFunctions:
-    """The two methods that numpy calls in place of its functions."""
+    """The two methods that numpy calls instead of its functions."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ def _is_local(name: str, args: Any, kwargs: Any) -> bool:
 
 
 def _fetch(values: Any) -> Any:
-    """Return the values with local arrays in the place of proxies."""
+    """Return the values with local arrays instead of proxies."""
     if isinstance(values, ArrayFunctions):
         return sys.modules["numpy"].asarray(values)
     if type(values) is dict:

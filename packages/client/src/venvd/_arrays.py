@@ -24,17 +24,17 @@ def parse_header(result: Any) -> Header:
 
 
 def array_of(header: Header, memory: Any) -> Any:
-    """Return a numpy array over `memory`, which holds as many bytes as the header says. Nothing is copied."""
+    """Return a numpy array over `memory` without a copy. `memory` has as many bytes as the header says."""
     numpy = _import_numpy()
     flat = numpy.frombuffer(memory, dtype=header.dtype) if header.nbytes else numpy.empty(0, dtype=header.dtype)
     return flat.reshape(header.shape, order=header.order)
 
 
 def bytes_of(value: Any) -> tuple[Header, memoryview]:
-    """Return header and bytes of anything that numpy reads as an array. Only elements out of order are copied.
+    """Return header and bytes of anything that numpy reads as an array. Copy only elements that are out of order.
 
     Raises:
-        InvalidRequest: its elements have no fixed size.
+        InvalidRequest: the elements have no fixed size.
     """
     numpy = _import_numpy()
     if isinstance(value, numpy.ma.MaskedArray):

@@ -25,10 +25,9 @@ class AsyncRemoteObject(Unawaited, Operators):
     """A proxy of an object in a session, for asyncio.
 
     `await a.shape` gets an attribute, `await a.sum()` calls, `await a[2:5]` gets an item, `await (a + 1)` applies an
-    operator; `async for` iterates and `async with` enters. `len`, `str` and the like cannot await. Call them in the
+    operator. `async for` iterates and `async with` enters. `len`, `str` and the like cannot await. Call them in the
     session: `await b.eval("len(a)", a=a)`. Set attributes with `b.setattr`, and ask for the class of an object with
-    `await b.isinstance(a, list)`. What needs an answer that was not awaited,
-    such as `if a > 5`, is a TypeError.
+    `await b.isinstance(a, list)`. Code that needs an answer without `await`, such as `if a > 5`, raises a TypeError.
     """
 
     __slots__ = ("__weakref__", "_venvd_calls", "_venvd_id", "_venvd_type")
@@ -61,7 +60,7 @@ class AsyncRemoteObject(Unawaited, Operators):
             raise TypeError(self._venvd_refuse("inspect.signature()"))
         return AsyncAttribute(self, name)
 
-    # Comparisons are awaited, so that hash() cannot be the object's own.
+    # Programs await comparisons, so hash() cannot be the object's own.
     __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> Any:
@@ -95,7 +94,7 @@ class AsyncRemoteObject(Unawaited, Operators):
 
 @show_remote_doc(_get_doc)
 class AsyncRemoteCallable(AsyncRemoteObject):
-    """A proxy of a function, a class or another object that can be called, for asyncio."""
+    """A proxy of a function, a class or another callable object, for asyncio."""
 
     __slots__ = ()
 
@@ -117,7 +116,7 @@ _WAYS_OUT = {
 
 
 class AsyncAttribute(Unawaited, Awaitable[Any]):
-    """An attribute that was not fetched yet. Awaiting it fetches it, calling it calls it, in one round trip."""
+    """An attribute that was not fetched yet. `await` fetches it, and a call calls it, each in one round trip."""
 
     __slots__ = ("_name", "_owner")
 

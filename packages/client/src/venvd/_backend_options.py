@@ -23,33 +23,34 @@ class Options(TypedDict, total=False):
         name: the backend's name. Default: a new name.
         port: the port to publish on. Default: a free port.
         apt_packages: Debian packages of the venv.
-        preload: modules that are imported before the first session starts.
+        preload: modules to import before the first session starts.
         constraints: versions that packages must have if they are installed.
-        lock: the text of a requirements file with pinned versions and hashes, which is installed as it is.
-        pyproject: the text of a pyproject.toml, whose dependencies join the requirements.
-        checks: modules that must be importable in the venv.
+        lock: the text of a requirements file with pinned versions and hashes, to install as it is.
+        pyproject: the text of a pyproject.toml. Its dependencies join the requirements.
+        checks: modules that the venv must be able to import.
         dotnet: whether the venv has Python.NET and a .NET runtime.
         assemblies: a directory on the controller's host with .NET assemblies, below one of its `VENVD_HOST_DIRS`.
-        network: what user code may reach: the network, with `"loopback"` the worker host's own loopback alone, or a
+        network: what user code may reach: the network, with `"loopback"` only the worker host's own loopback, or a
             list of destinations such as `"example.com"`, `"example.com:8080"` and `"*.example.com"`.
         oci_runtime: the OCI runtime of the worker host, such as `runsc`. Default: that of the venv.
         env: environment variables of user code.
-        limits: of the worker host.
+        limits: the limits of the worker host.
         timeout: seconds for calls that name no timeout.
         server: settings of the server, such as `{"maxSessions": 8}` (`venvd_contract.server_settings`).
         queue_limit: how many calls may wait in one session. Default: 1,000.
         ttl: seconds from its creation after which the controller removes the backend. Default: never.
         handle_lease: seconds after which the backend frees handles of clients that name no lease. Default: never.
-        replicas: how many launches run behind its name. New sessions go to the least loaded one. Default: 1.
+        replicas: how many launches run behind the backend's name. New sessions go to the least loaded one. Default: 1.
         max_replicas: lets the number of replicas follow their sessions and waiting calls, up to this many.
-        min_replicas: the least number of them. Default: 1.
-        idle_stop: seconds without a call after which its replicas end, until a call starts them again. Default: never.
-        drain_timeout: seconds that a replica which is to be removed keeps its sessions. Default: 300.
-        manages: names of venvs that its sessions may manage; `*` stands for any text. For admins.
-        controller: the controller's URL. Default: the one that the environment or the home names, else one is started.
+        min_replicas: the least number of replicas. Default: 1.
+        idle_stop: seconds without a call after which the replicas end. The next call starts them again. Default: never.
+        drain_timeout: seconds that a replica may keep its sessions when the backend removes it. Default: 300.
+        manages: names of venvs that the backend's sessions may manage; `*` stands for any text. For admins.
+        controller: the controller's URL. Default: the controller that the environment or the home names, else a new
+            one.
         token: the controller's token.
-        on_event: is called with each event of the operations (`venvd_contract.resources.Event`). Default: shows them
-            in one line on stderr if that is a terminal or belongs to a notebook.
+        on_event: takes each event of the operations (`venvd_contract.resources.Event`). Default: a function that
+            shows them in one line on stderr if that is a terminal or belongs to a notebook.
     """
 
     python: str | None

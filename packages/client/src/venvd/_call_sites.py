@@ -11,7 +11,7 @@ from types import CodeType, FrameType
 _EXTENDED_ARG = dis.opmap["EXTENDED_ARG"]
 _LOAD = dis.opmap["LOAD_ATTR" if sys.version_info >= (3, 12) else "LOAD_METHOD"]
 _QUESTION = 2
-"""Arguments of `isinstance`."""
+"""The number of arguments of `isinstance`."""
 _FLAG_BITS = 1 if sys.version_info >= (3, 12) else 0
 """From Python 3.12 on, LOAD_ATTR loads methods too, and the lowest bit of its argument marks them."""
 
@@ -19,8 +19,8 @@ _FLAG_BITS = 1 if sys.version_info >= (3, 12) else 0
 def is_method_call(frame: FrameType, name: str) -> bool:
     """Return whether `frame` looks `name` up to call it at once, as in `x.name(…)`.
 
-    `getattr`, `hasattr` and a lookup whose result is kept are no method calls. A call with `*args` or `**kwargs` has no
-    mark in the byte code either.
+    `getattr`, `hasattr` and a lookup whose result is kept are not method calls. A call with `*args` or `**kwargs` has
+    no mark in the byte code either.
     """
     place = frame.f_lasti
     code = frame.f_code
@@ -35,14 +35,14 @@ def is_method_call(frame: FrameType, name: str) -> bool:
         place -= 2
         argument |= instructions[place + 1] << shift
         shift += 8
-    # An extension can look another name up while the frame is at its own method call.
+    # While the frame is at its own method call, an extension can look another name up.
     return code.co_names[argument >> _FLAG_BITS] == name
 
 
 def asks_for_class(frame: FrameType) -> bool:
     """Return whether `frame` itself evaluates `isinstance(x, …)`, `x.__class__` or a class of a `match` statement.
 
-    It is false where a compiled function asks, which `frame` has called.
+    The result is False if `frame` has called a compiled function that asks.
     """
     return _asks_for_class(frame.f_code, frame.f_lasti)
 

@@ -25,7 +25,7 @@ _REPEATABLE = frozenset({"ping", "dispose", "module_available", "handles", "arra
 
 
 class Proxy(Protocol):
-    """What this module needs of a proxy."""
+    """The attributes of a proxy that this module needs."""
 
     @property
     def _venvd_calls(self) -> SessionCalls: ...
@@ -47,7 +47,7 @@ class SessionCalls:
     """Builds the calls of one session of one backend, and decodes their replies.
 
     Args:
-        backend: the client that the session belongs to. Handles of other clients are refused.
+        backend: the client that the session belongs to. These calls refuse handles of other clients.
         session: the session's name or ID. None means `default`.
         timeout: seconds for calls that name no timeout. None leaves the timeout to the backend.
         make_proxy: makes a proxy from these calls, a handle, a type name, and whether the object can be called.
@@ -127,7 +127,7 @@ class SessionCalls:
         return {"$handle": self._get_handle(value)}
 
     def decode_result(self, result: Any) -> Any:
-        """Return the value of a *result* of the contract, or a proxy where it is a handle."""
+        """Return the value of a *result* of the contract, or a proxy if it is a handle."""
         if result.get("isHandle"):
             return self._decode_proxy(result)
         value = result.get("value")
@@ -342,7 +342,7 @@ def create_session(
 
 
 def _list_limits(limits: Limits) -> dict[str, Any]:
-    """Return the limits that are set: the backend has defaults of its own for the others."""
+    """Return the limits that are set. The backend has its own defaults for the others."""
     return {name: value for name, value in asdict(limits).items() if value != getattr(Limits, name)}
 
 

@@ -1,4 +1,4 @@
-"""The controller's REST API: its requests, and how their answers are decoded. Knows no socket."""
+"""The controller's REST API: makes requests, and decodes their answers. Knows no socket."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def quote_name(name: str) -> str:
     """Return a name as one segment of a path.
 
     Raises:
-        InvalidRequest: the name would be no segment, or several.
+        InvalidRequest: the name would not be exactly one segment.
     """
     if name in {"", ".", ".."} or "/" in name:
         rule = "1 to 63 lower-case letters, digits and hyphens, with a letter or digit first and last"
@@ -183,7 +183,7 @@ _NAMED_BY = ("python", "requirements", "aptPackages", "preload", "network", "env
 
 
 def stable_venv_name(spec: VenvSpec) -> str:
-    """Return a name for a venv that the caller did not name. Equal specifications have equal names."""
+    """Return a name for a venv that the caller did not name. Equal specifications get equal names."""
     parts: list[Any] = [spec.python, sorted(spec.requirements), sorted(spec.aptPackages), spec.preload, spec.network]
     parts.append(spec.env)
     default = dataclasses.asdict(VenvSpec())
@@ -195,7 +195,7 @@ def stable_venv_name(spec: VenvSpec) -> str:
 
 
 def leftovers(*, everything: bool, remove: bool) -> Request[list[Leftover]]:
-    """Return the request that lists what nothing uses, or with `remove` removes it."""
+    """Return the request that lists what the home keeps without a use for it. With `remove`, the request removes it."""
 
     def decode(data: Any) -> list[Leftover]:
         return from_json(LeftoverList, data).items
@@ -309,7 +309,7 @@ def get_metrics(name: str, replica: int) -> Request[str]:
 
 
 def parse_log_line(event: ServerEvent) -> LogLine | None:
-    """Return the line in an event of a log stream, or None if the event holds none."""
+    """Return the line in an event of a log stream, or None if the event has none."""
     try:
         data = json.loads(event.data)
     except ValueError:
@@ -318,7 +318,7 @@ def parse_log_line(event: ServerEvent) -> LogLine | None:
 
 
 def choose_token(backend: resources.Backend, own: str | None) -> str | None:
-    """Return the token for calls of a backend: the backend's, else the caller's own if that is a key.
+    """Return the token for calls of a backend: the backend's token, else the caller's own if that is a key.
 
     The token of a controller's home never goes to a backend.
     """

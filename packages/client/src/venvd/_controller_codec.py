@@ -20,7 +20,7 @@ class ControllerCodec:
 
     Args:
         url: the controller's address.
-        token: its token.
+        token: the token to send.
         token_source: where the token comes from, for the error message if the controller refuses it.
         ca: a PEM file with the authorities to trust.
     """

@@ -24,7 +24,7 @@ _STOP_TIMEOUT = 30.0
 
 
 def is_installed() -> bool:
-    """Return whether this environment holds the controller's program."""
+    """Return whether this environment contains the controller's program."""
     return importlib.util.find_spec(PROGRAM) is not None
 
 
@@ -33,7 +33,7 @@ class StartedController:
     """A controller that this process started."""
 
     url: str
-    """Empty until it is known, if the system chooses the port."""
+    """The address of the controller. If the system chooses the port, this is empty until it is known."""
     token: str | None
     home: Path
     process: subprocess.Popen[bytes]
@@ -66,7 +66,8 @@ def start(
 ) -> StartedController:
     """Start a controller and wait until it is ready. It writes its log to `home`.
 
-    The controller has a process session of its own: Ctrl-C at a terminal reaches only the client, which then ends it.
+    The controller has its own process session. So Ctrl-C at a terminal reaches only the client, which then ends the
+    controller.
 
     Args:
         home: the controller's home.
@@ -77,7 +78,7 @@ def start(
 
     Raises:
         NoController: the program is not installed.
-        Unavailable: the controller ended or does not become ready. The message holds the end of its log.
+        Unavailable: the controller ended or does not become ready. The message contains the end of its log.
     """
     if not is_installed():
         raise NoController(NOT_INSTALLED)

@@ -1,4 +1,4 @@
-"""Callbacks of calls in the background: one thread or task waits for the end of a call, and runs them."""
+"""Callbacks of calls in the background. One thread or task waits for the end of a call and runs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DoneCallbacks:
     """The callbacks of one call, which a thread runs.
 
     Args:
-        call: what the callbacks get.
+        call: the argument of the callbacks.
         wait: returns when the call has ended.
     """
 
@@ -53,7 +53,7 @@ class DoneCallbacks:
 
 
 class AsyncDoneCallbacks:
-    """The same for an event loop, on which a task runs them."""
+    """The callbacks of one call, which a task of an event loop runs."""
 
     def __init__(self, call: object, wait: Callable[[], Awaitable[object]]) -> None:
         self._call = call

@@ -14,17 +14,17 @@ _FunctionNode = ast.Lambda | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class NoSourceError(Exception):
-    """The function cannot travel by source; the message says why."""
+    """The client cannot send the source of the function. The message says why."""
 
 
 def make_source(function: FunctionType) -> tuple[str, dict[str, Any]]:
     """Return an expression, and the values of the names that it takes as parameters.
 
-    The expression is a function of those values, and returns the function. Names that this program does not have are
-    those of the session's `__main__`.
+    The value of the expression is a maker: it takes those values and returns the function. Names that this program
+    lacks come from the session's `__main__`.
 
     Raises:
-        NoSourceError: its source is not known, or it is decorated.
+        NoSourceError: the source is not known, or the function is decorated.
     """
     node = _find_node(function)
     values = _replace_defaults(node, function)
@@ -85,14 +85,14 @@ def _find_candidates(tree: ast.AST, code: CodeType) -> Iterator[_FunctionNode]:
 
 
 def _list_places(code: CodeType) -> Iterator[tuple[int, int, int, int]]:
-    """Yield where each instruction stands: the line and column of its begin and of its end."""
+    """Yield the place of each instruction: the line and column of its begin and of its end."""
     for line, end_line, column, end_column in code.co_positions():
         if line is not None and end_line is not None and column is not None and end_column is not None:
             yield line, column, end_line, end_column
 
 
 def _replace_defaults(node: _FunctionNode, function: FunctionType) -> dict[str, Any]:
-    """Make the defaults parameters of the source, which were evaluated here, and drop annotations."""
+    """Make the defaults, which this program has evaluated, parameters of the source. Drop annotations."""
     values: dict[str, Any] = {}
 
     def name(value: Any) -> ast.expr:

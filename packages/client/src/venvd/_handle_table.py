@@ -25,10 +25,10 @@ def batch_by_session(handles: Iterable[Handle]) -> list[tuple[str | None, list[s
 
 
 class HandleTable:
-    """Holds the handles of this process's living proxies, and calls `_queue` with the handle of each proxy that dies.
+    """Keeps the handles of this process's living proxies. Calls `_queue` with the handle of each proxy that dies.
 
-    A proxy may die inside the garbage collector, in any thread, and while the interpreter ends. What runs then takes no
-    lock, sends nothing and raises nothing.
+    A proxy may die inside the garbage collector, in any thread, and while the interpreter ends. The code that runs then
+    takes no lock, sends nothing and raises nothing.
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ def make_home(home: Path) -> None:
     """Make the directory of a home.
 
     Raises:
-        InvalidRequest: it cannot be made or written; says why.
+        InvalidRequest: this program cannot make it or write to it; says why.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -71,7 +71,7 @@ def find_controller(url: str | None, token: str | None) -> tuple[str, str | None
 
 
 def describe_token_source(url: str, token: str | None) -> str | None:
-    """Return in words where `find_controller` takes the token for `url` from, or None without a token."""
+    """Say where `find_controller` takes the token for `url` from, or return None without a token."""
     if token:
         return "given with the call (--controller-token)"
     if os.environ.get("VENVD_TOKEN"):

@@ -18,7 +18,7 @@ def from_json(kind: type[T], data: Any) -> T:
     """Make a `kind` from a JSON object.
 
     Raises:
-        BadReply: `data` is no object, or lacks a field that has no default.
+        BadReply: `data` is not an object, or lacks a field that has no default.
     """
     if not isinstance(data, dict):
         raise BadReply(f"a {kind.__name__} should be a JSON object, not {type(data).__name__}")
@@ -70,7 +70,7 @@ def _choose_default(field: Field[Any], hint: Any) -> Any:
 
 
 def _strip_optional(hint: Any) -> Any:
-    """Return the type inside an Optional, or None if `hint` is no Optional."""
+    """Return the type inside an Optional, or None if `hint` is not an Optional."""
     if typing.get_origin(hint) not in {Union, types.UnionType}:
         return None
     inner = [part for part in typing.get_args(hint) if part is not type(None)]

@@ -1,7 +1,7 @@
 """Sends local objects that are not plain data as values of a request.
 
-A class or function that the session can import is sent as its name, and an array or a table as an upload before the
-call. An instance is sent as the call that makes a copy of it, which it gives to `copy` and `pickle` too.
+The client sends a class or function that the session can import as its name. It sends an array or a table as an upload
+before the call. It sends an instance as the call that makes a copy of it, which `copy` and `pickle` use too.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from venvd._functions import NoSourceError, make_source
 from venvd_contract.values import NotPlain
 
 _DEEPEST = 30
-"""The deepest nesting. Deeper objects contain themselves, or are not meant as arguments."""
+"""The deepest nesting. Deeper objects probably contain themselves, or are not meant as arguments."""
 _MAIN = {"$import": "__main__:__dict__"}
 
 
 class NoFormError(NotPlain):
-    """The value cannot be sent. The message says why, and what can be done."""
+    """The client cannot send the value. The message says why, and what to do."""
 
 
 @dataclass(slots=True)
 class Upload:
-    """An array or a table that is sent before the call that uses it.
+    """An array or a table that the client sends before the call that uses it.
 
     Attributes:
         value: the array or table.
         into: None for an array, else the type that a table gets in the session.
-        place: its JSON in the call, which becomes a handle after the upload.
+        place: the JSON of the array or table in the call. After the upload, it becomes a handle.
     """
 
     value: Any
@@ -42,7 +42,7 @@ class Upload:
 
 
 class ObjectEncoder:
-    """Encodes objects, and collects what must be sent before the call in `uploads`.
+    """Encodes objects. Collects what the client must send before the call in `uploads`.
 
     Args:
         encode: encodes the values inside of an object.
@@ -57,7 +57,7 @@ class ObjectEncoder:
         """Return the JSON form of an object.
 
         Raises:
-            NoFormError: it has none.
+            NoFormError: the object has no JSON form.
         """
         if self._depth >= _DEEPEST:
             raise NoFormError(
@@ -73,7 +73,7 @@ class ObjectEncoder:
         kind = type(value)
         if hasattr(kind, "_venvd_refuse"):
             raise NoFormError(value._venvd_refuse("an argument"))
-        if kind is str:  # one with lone surrogates
+        if kind is str:  # a text with lone surrogates
             return self._call("codecs:decode", value.encode("utf-8", "surrogatepass"), "utf-8", "surrogatepass")
         if kind is memoryview:
             return self._call("builtins:memoryview", bytes(value))
@@ -203,7 +203,7 @@ class ObjectEncoder:
 
 
 def find_path(value: Any) -> str | None:
-    """Return `module:name` of a class or function, in the outermost package that shows it; None if none does."""
+    """Return `module:name` of a class or function in the outermost package that shows it, or None if none does."""
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     module = getattr(value, "__module__", None) or (builtins.__name__ if isinstance(name, str) else None)
     if not isinstance(name, str) or not isinstance(module, str) or module == "__main__" or "<" in name:

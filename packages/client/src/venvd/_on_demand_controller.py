@@ -1,4 +1,4 @@
-"""A controller that programs start on demand: the first one that needs it starts it, the last one ends it."""
+"""A controller on demand: the first program that needs one starts it, and the last program that uses it ends it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Address = tuple[str, "str | None"]
 
 
 def on_demand_pid_file(directory: Path) -> Path:
-    """Return the file that names a controller which the last program ends."""
+    """Return the file that names the on-demand controller, which ends with the last program that uses it."""
     return directory / "private.pid"
 
 
 def find_kept_pid_file(directory: Path) -> Path:
-    """Return the file that names a controller which runs until `venvd down`."""
+    """Return the file that names the controller that runs until `venvd down`."""
     return directory / "controller.pid"
 
 
 def keep_running() -> None:
-    """Make the home's on-demand controller, if one runs, an ordinary one, which runs until `venvd down`."""
+    """If the home's on-demand controller runs, let it run until `venvd down`."""
     directory = home_directory()
     if _pid_file.read_running(on_demand_pid_file(directory)) is not None:
         on_demand_pid_file(directory).replace(find_kept_pid_file(directory))
@@ -45,7 +45,7 @@ def keep_running() -> None:
 
 @contextlib.contextmanager
 def use_controller(url: str | None = None, token: str | None = None) -> Iterator[Address]:
-    """Yield URL and token of a controller: the named one, else the home's, which is started if none runs.
+    """Yield URL and token of a controller: the named one, else the home's. Start the home's if it does not run.
 
     Raises:
         NoController: the named controller does not answer, or this environment does not contain its program.
@@ -70,7 +70,7 @@ def use_controller(url: str | None = None, token: str | None = None) -> Iterator
 
 @contextlib.asynccontextmanager
 async def use_controller_async(url: str | None = None, token: str | None = None) -> AsyncIterator[Address]:
-    """Do the same in a thread, so that the event loop goes on."""
+    """Do what `use_controller` does in a thread, so that the event loop goes on."""
     context = use_controller(url, token)
     address = await asyncio.to_thread(context.__enter__)
     try:

@@ -104,7 +104,7 @@ class Operators:
 
 
 class InPlaceOperators:
-    """`+=` and the like, for sync proxies alone: an assignment cannot await."""
+    """`+=` and the like, only for sync proxies, because an assignment cannot await."""
 
     __slots__ = ()
 
@@ -169,7 +169,7 @@ SIGNATURE = (
     "(__import__('inspect'), __import__('inspect').signature(_0), " + _BUILTINS + "repr)"
 )
 ITERATOR = _BUILTINS + "iter(_0)"
-# An error comes after the items before it: the batch is then a tuple of those items and the error.
+# If an error comes after some items, the batch is a tuple of those items and the error.
 BATCH = (
     "try:\n  _2.extend(__import__('itertools').islice(_0, _1))\n"
     "except Exception as _3:\n  if not _2:\n    raise\n  _2 = _2, _3\n_2"
@@ -183,7 +183,7 @@ def make_place(place: str) -> str:
     """Return the expression for a place of an object: `items`, `cfg['a'].b` or `[0]`.
 
     Raises:
-        InvalidRequest: the text is no such place.
+        InvalidRequest: the text is not a place.
     """
     expression = f"_0{place}" if place.startswith("[") else f"_0.{place}"
     try:

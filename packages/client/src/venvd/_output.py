@@ -1,4 +1,4 @@
-"""The result of `exec`, which a program can print, show in a notebook, and save pictures from."""
+"""The result of `exec`. A program can print it, show it in a notebook, and save pictures from it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Output(commands.Output):
         stdout, stderr: text that the code and its child processes wrote.
         display: MIME bundles, in the order in which they were displayed. Binary formats are base64.
         result: the value of the last expression, or a proxy of it.
-        error: the exception of the code, where `check=False` let it pass.
+        error: the exception of the code, if `check=False` let it pass.
         durationMs: milliseconds that the code ran.
         truncated: whether output beyond the limit was dropped.
-        executionCount: the number of the `exec` among those of its session, from 1.
-        resultText: the repr of the last expression's value, at most 1,000 characters of it, or None.
+        executionCount: the number of the `exec` in its session, from 1.
+        resultText: at most 1,000 characters of the repr of the last expression's value, or None.
     """
 
     def __repr__(self) -> str:
@@ -57,17 +57,17 @@ class Output(commands.Output):
         return {"text/plain": text or repr(self), **(self.display[-1] if self.display else {})}
 
     def save_image(self, path: str | os.PathLike[str], index: int = 0) -> Path:
-        """Write a picture among the displays to a file, whose suffix says the format.
+        """Write a picture among the displays to a file. The suffix says the format.
 
         Args:
-            path: of the file: `.png`, `.jpg`, `.svg` or `.pdf`.
-            index: which of the displays that have this format, from 0; negative numbers count from the end.
+            path: the path of the file, with the suffix `.png`, `.jpg`, `.svg` or `.pdf`.
+            index: the number of the picture among those of this format, from 0. Negative numbers count from the end.
 
         Returns:
             The path.
 
         Raises:
-            InvalidRequest: the suffix stands for no format, or no such display has it.
+            InvalidRequest: the suffix stands for no format, or there is no such picture.
         """
         target = Path(path)
         mime = _FORMATS.get(target.suffix.lower())

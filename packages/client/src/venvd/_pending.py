@@ -39,7 +39,7 @@ class Unawaited:
 
 
 class Pending(Unawaited, Coroutine[Any, Any, Any]):
-    """The answer of an operator or a call that was not awaited yet."""
+    """The answer of an operator or a call, before the program awaits it."""
 
     __slots__ = ("__weakref__", "_coroutine", "_start", "_what")
 
@@ -59,7 +59,7 @@ class Pending(Unawaited, Coroutine[Any, Any, Any]):
         return self._take().__await__()
 
     def __next__(self) -> Any:
-        return self.send(None)  # an event loop asks in this way
+        return self.send(None)  # event loops run a coroutine in this way
 
     def send(self, value: Any) -> Any:
         return self._take().send(value)

@@ -1,4 +1,4 @@
-"""Files that name a running process, perhaps of another program. A reused process ID is not mistaken for it."""
+"""Files that name a running process, perhaps of another program. They tell it from a later process with its ID."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_running(path: Path) -> int | None:
 
 
 def stop(path: Path) -> int | None:
-    """End the process that the file names: SIGTERM, then SIGKILL. Return its ID, or None if it did not run."""
+    """End the process that the file names with SIGTERM, then SIGKILL. Return its ID, or None if it did not run."""
     pid = read_running(path)
     if pid is not None:
         began = _start_time(pid)
@@ -43,7 +43,7 @@ def stop(path: Path) -> int | None:
 
 
 def _start_time(pid: int) -> str | None:
-    """Return when a process started, in clock ticks, or None if it has ended."""
+    """Return the start time of a process in clock ticks, or None if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -14,7 +14,7 @@ _WIDEST = 78
 
 
 def show_progress() -> OnEvent:
-    """Return a function that shows the events of operations on stderr if a person watches, else one that does not."""
+    """Return a function that shows events of operations on stderr if a person watches, or else ignores them."""
     return ProgressLine(sys.stderr) if sys.stderr is not None and _is_watched(sys.stderr) else ignore_event
 
 
@@ -24,7 +24,7 @@ def _is_watched(stream: IO[str]) -> bool:
 
 
 class ProgressLine:
-    """Writes each phase and its progress over the earlier text; the end of an operation clears the line."""
+    """Writes each phase and its progress over the earlier text. The end of an operation clears the line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class ProgressLine:
             self._write("")
 
     def _write(self, text: str) -> None:
-        """Write a text over the one before: notebooks know carriage returns, and not all know escapes."""
+        """Write a text over the one before. Notebooks know carriage returns, but not all know escapes."""
         shown = visible(" ".join(text.split()))[:_WIDEST]
         self._stream.write("\r" + shown.ljust(self._width) + ("" if shown else "\r"))
         self._stream.flush()

@@ -27,7 +27,7 @@ _OWN = frozenset({"_venvd_calls", "_venvd_class", "_venvd_id", "_venvd_type"})
 # numpy looks for these before it reads an object as a sequence. A proxy as the answer would mislead it.
 _NOT_REMOTE = frozenset({"__array_interface__", "__array_struct__", "__array_priority__"})
 _TABLES = frozenset({"DataFrame", "Series", "Table", "RecordBatch"})
-"""Type names of what `get_table` fetches."""
+"""Names of the types that `get_table` fetches."""
 
 
 def _get_doc(proxy: Any) -> Any:
@@ -39,11 +39,11 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
     """A proxy of an object in a session.
 
     Attributes, method calls, operators, indexing, iteration, `with`, `len`, `str` and the like go to the session. Each
-    costs one call. Results that are plain data become values, all others proxies. Attributes whose names begin with
-    `_venvd_` belong to the proxy itself. The handle is released after the proxy has died.
+    costs one call. Results that are plain data become values, and all others become proxies. Attributes whose names
+    begin with `_venvd_` belong to the proxy itself. The client releases the handle after the proxy has died.
 
-    In the program's own code `isinstance(proxy, cls)` is true where it is for the object, and the first question costs
-    a call. Code of libraries sees a proxy, because it may reach into the memory of what it takes for its own object.
+    In the program's own code, `isinstance(proxy, cls)` is true if it is true for the object. The first question costs a
+    call. Code of libraries sees a proxy, because it may reach into the memory of what it takes for its own object.
     """
 
     __slots__ = ("__weakref__", *_OWN)
@@ -64,7 +64,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
         return self._venvd_find_class() or type(self) if is_class_question(sys._getframe(1)) else type(self)
 
     def _venvd_find_class(self) -> type | None:
-        """Return the class of this program that is the object's, or the nearest of its bases."""
+        """Return this program's class for the object's class or the nearest of its bases."""
         if self._venvd_class is UNKNOWN:
             local_class = find_local_class(self._venvd_evaluate(_operators.CLASSES, self))
             object.__setattr__(self, "_venvd_class", local_class)
@@ -187,7 +187,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def _venvd_arrow_stream(self) -> Any:
-        """Return the method of Arrow's C interface, which only a table has."""
+        """Return the method of Arrow's C interface. Only a table has it."""
         if self._venvd_type not in _TABLES:
             raise AttributeError("__arrow_c_stream__")
         calls: Any = self._venvd_calls
@@ -199,7 +199,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
         return stream
 
     def _venvd_get_signature(self) -> Signature:
-        """Return what `inspect.signature` shows, which only something callable has."""
+        """Return what `inspect.signature` shows. Only a callable object has it."""
         raise AttributeError("__signature__")
 
     # containers
@@ -219,7 +219,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
         self._venvd_evaluate(f"del {place}", self, *values)
 
     def __iter__(self) -> Iterator[Any]:
-        # This is no generator: iter() of an object that is not iterable must raise at once.
+        # This is not a generator: iter() of an object that is not iterable must raise at once.
         iteration = Iteration(self, self._venvd_run)
         iteration.begin()
         return self._venvd_items(iteration)
@@ -253,7 +253,7 @@ class RemoteObject(Operators, InPlaceOperators, ArrayFunctions):
 
 @show_remote_doc(_get_doc)
 class RemoteCallable(RemoteObject):
-    """A proxy of a function, a class or another object that can be called."""
+    """A proxy of a function, a class or another callable object."""
 
     __slots__ = ()
 
@@ -282,5 +282,5 @@ def type_name(proxy: Any) -> str:
 
 
 def handle_id(proxy: Any) -> str:
-    """Return the ID of a proxy's handle, by which `proxy()` of its session makes another proxy. This sends nothing."""
+    """Return the ID of a proxy's handle. `proxy()` of its session makes another proxy of it. This sends nothing."""
     return str(proxy._venvd_id)

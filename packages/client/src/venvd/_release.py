@@ -19,14 +19,14 @@ from venvd._transports.base import AsyncTransport, Transport
 from venvd.errors import Busy, DeadlineExceeded, InvalidRequest, VenvdError
 
 _GATHER = 0.02
-"""Seconds in which more handles may come before they are sent."""
+"""Seconds to wait for more handles before the client sends them."""
 _RETRY = 1.0
 _MOST_AT_ONCE = 10_000
 _TIMEOUT = 60.0
 _LAST_TIMEOUT = 1.0
-"""Seconds for the last batch: a busy session must not keep a program from ending."""
+"""Seconds for the last batch. A busy session must not keep a program from its end."""
 _RENEWALS = 3
-"""How often each handle is used within one lease."""
+"""How often the client uses each handle within one lease."""
 
 
 def _check_lease(lease: float | None) -> None:
@@ -38,7 +38,7 @@ class Releaser(HandleTable):
     """Releases handles in a thread, which starts with the first handle. Renews leases in another.
 
     Args:
-        owner: the client. When it dies, the threads end and the transport is closed. They hold no reference to it.
+        owner: the client. When it dies, the threads end and the transport closes. They have no reference to the client.
         transport: carries the calls.
         lease: seconds of a lease, or None.
     """
@@ -116,7 +116,7 @@ class Releaser(HandleTable):
                     for handle in handles:
                         self._dead.put((session, handle))
             except VenvdError:
-                continue  # the session or backend has ended, and its handles with it
+                continue  # the session or backend has ended with its handles
 
     def _renew(self, pause: float) -> None:
         while not self._renewal_ended.wait(pause):
@@ -128,13 +128,13 @@ _open_releasers: weakref.WeakSet[Releaser] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Release this program's handles at its end: they outlive it otherwise."""
+    """Release this program's handles at its end, because they would outlive it."""
     for releaser in list(_open_releasers):
         releaser.close()
 
 
 class AsyncReleaser(HandleTable):
-    """Releases handles and renews leases in tasks of the event loop that made them; see `Releaser`."""
+    """Releases handles and renews leases in tasks of the event loop that made the handles; see `Releaser`."""
 
     def __init__(self, owner: object, transport: AsyncTransport, lease: float | None) -> None:  # noqa: ARG002
         super().__init__()
@@ -190,7 +190,7 @@ class AsyncReleaser(HandleTable):
             try:
                 await self._transport.call(dispose_handles(session, handles, timeout))
             except (Busy, DeadlineExceeded):
-                # They go with the next handles, or end with the session.
+                # The client sends them with the next handles, or they end with the session.
                 self._dead.extend((session, handle) for handle in handles)
             except VenvdError:
                 continue

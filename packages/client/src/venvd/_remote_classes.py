@@ -35,7 +35,7 @@ _NEVER = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
 
 def find_local_class(names: Iterable[tuple[str, str]]) -> type | None:
-    """Return the first class that this program has imported, other than `object`, and None if it has none.
+    """Return the first class other than `object` that this program has imported, or None if there is none.
 
     Args:
         names: module and qualified name of each class, from the object's own to its last base.
@@ -52,7 +52,7 @@ def find_local_class(names: Iterable[tuple[str, str]]) -> type | None:
 
 
 def is_class_question(frame: FrameType | None) -> bool:
-    """Return whether a frame asks for a class, and is the program's own rather than that of an installed package."""
+    """Return whether a frame asks for a class, and runs the program's own code and not that of an installed package."""
     while frame is not None and frame.f_code.co_filename == "<frozen abc>":
         frame = frame.f_back
     return frame is not None and not _is_library_file(frame.f_code.co_filename) and asks_for_class(frame)
@@ -64,7 +64,7 @@ def _is_library_file(name: str) -> bool:
 
 
 class RemoteDoc:
-    """The `__doc__` of a class of proxies: its own text for the class, that of the object for a proxy."""
+    """The `__doc__` of a class of proxies: the class's own text for the class, and the object's text for a proxy."""
 
     def __init__(self, text: str | None, get: Callable[[Any], Any]) -> None:
         self._text = text

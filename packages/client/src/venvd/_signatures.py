@@ -24,10 +24,10 @@ class RemoteText:
 
 
 def make_signature(described: Any) -> Signature:
-    """Return a signature from the names, kinds, defaults and annotations that a session described.
+    """Return a signature from the names, kinds, defaults and annotations that a session sent.
 
     Raises:
-        BadReply: they do not form a signature.
+        BadReply: these do not form a signature.
     """
     try:
         parameters, returns = described

@@ -11,10 +11,10 @@ from venvd_contract import tables
 
 
 def table_of(memory: Any) -> Any:
-    """Return the `pyarrow.Table` in `memory`, which holds an Arrow stream. Nothing is copied.
+    """Return the `pyarrow.Table` of the Arrow stream in `memory`, without a copy.
 
     Raises:
-        BadReply: `memory` holds no Arrow stream.
+        BadReply: `memory` does not contain an Arrow stream.
     """
     try:
         return tables.table_in(_import_pyarrow(), memory)

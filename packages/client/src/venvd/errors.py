@@ -4,11 +4,11 @@
 
     VenvdError
     ├── …                     the tree of the contract
-    ├── UserError             user code raised. The error is also what that exception is by its builtin bases:
-    │                         `except KeyError` and `hasattr` work as with local objects, `except ValueError` catches
-    │                         a JSONDecodeError. Plain `args`, `errno`, `filename` and `name` are those of the
-    │                         exception, as are its notes and the exceptions that it came from; `exception` has it all.
-    │                         `output` is what an `exec` printed before; a DeadlineExceeded has it too
+    ├── UserError             user code raised. The error also has the builtin bases of that exception. So
+    │                         `except KeyError` and `hasattr` work as with local objects, and `except ValueError`
+    │                         catches a JSONDecodeError. Plain `args`, `errno`, `filename`, `name`, notes and causes
+    │                         are those of the exception, and `exception` describes it as a whole. `output` is what
+    │                         an `exec` printed before. A DeadlineExceeded has it too
     ├── Unavailable
     │   └── Unreachable       nothing answers at the address
     │       └── NoController  no controller answers; the message says how to start one
@@ -109,12 +109,12 @@ def _make_class(kinds: tuple[type[Exception], ...]) -> type[UserError]:
     members = {"__module__": __name__, "__doc__": f"User code raised an error that is {names}.", "__reduce__": _reduce}
     try:
         return type("UserError", (UserError, *kinds), members)
-    except TypeError:  # two of them store their members in different ways
+    except TypeError:  # two of the classes store their members in different ways
         return _make_class(kinds[:1])
 
 
 def _reduce(error: UserError) -> tuple[Any, ...]:
-    """Return how pickle makes the error again: its class has no name of its own."""
+    """Return how pickle makes the error again, because a program cannot import its class."""
     return _restore, (error.fields(), error.output)
 
 
@@ -125,7 +125,7 @@ def _restore(fields: dict[str, Any], output: Output | None) -> VenvdError:
 
 
 def _find_kinds(names: list[str]) -> tuple[type[Exception], ...]:
-    """Return the builtin classes among the names, nearest first, without those that another one derives from."""
+    """Return the builtin classes among the names, nearest first, but not those that another one derives from."""
     kinds: list[type[Exception]] = []
     for kind in (_BUILTIN[name] for name in names if name in _BUILTIN):
         if kind is not Exception and not any(issubclass(nearer, kind) for nearer in kinds):
@@ -134,7 +134,7 @@ def _find_kinds(names: list[str]) -> tuple[type[Exception], ...]:
 
 
 def _make_user_error(error: VenvdError) -> VenvdError:
-    """Return the error of user code as one that is caught as what user code raised, with its members and its chain."""
+    """Return the error of user code as a class with the bases of what it raised, with its members and its chain."""
     known = error.exception or {}
     kinds = _find_kinds([error.error_type or "", *known.get("bases", ())])
     kind = _make_class(kinds)
@@ -162,7 +162,7 @@ def _make_user_error(error: VenvdError) -> VenvdError:
 
 
 def error_from_reply(fields: dict[str, Any]) -> VenvdError:
-    """Return the error in a reply, to be raised. The remote traceback is a note on it."""
+    """Return the error in a reply. It has the remote traceback as a note."""
     error = from_fields(fields)
     if error.output is not None:
         error.output = Output(**error.output, display=[], result=None, error=None, durationMs=0.0)
