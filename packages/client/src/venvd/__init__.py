@@ -7,7 +7,7 @@ Start a backend, and stop it at the end of the block::
     with venvd.backend(requirements=["numpy"]) as b:
         np = b.import_module("numpy")
         print(np.arange(10).sum())
-        numbers = b.eval("[1, 2]", proxy=True)  # a proxy, where plain data comes as a copy otherwise
+        numbers = b.eval("[1, 2]", proxy=True)  # a proxy; otherwise plain data comes as a copy
         numbers.append(3)
 
 Connect to a backend that runs already::

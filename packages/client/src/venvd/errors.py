@@ -84,7 +84,7 @@ class BadReply(Internal):
     """The peer's answer breaks the protocol."""
 
 
-# Some builtin exceptions take more than a message, mean something else where they are raised, or hold other errors.
+# Some builtin exceptions take more than a message, have another meaning in this program, or contain other errors.
 _UNUSABLE = frozenset(
     {
         "BaseExceptionGroup",

@@ -157,7 +157,7 @@ class Transport(Protocol):
         """Send one call and yield its events. The last is `result`. Closing the iterator cancels the call."""
 
     def get_array(self, call: Call[Header]) -> tuple[Header, Any]:
-        """Fetch an array: its header, and an object that holds its bytes.
+        """Fetch an array: its header, and an object that contains its bytes.
 
         The object's memory is writable and belongs only to the caller. `call` is an `array.get`.
         """

@@ -55,7 +55,7 @@ def fork() -> int:
     """Fork a child in new namespaces. As `os.fork` does, return the child's ID in the parent and 0 in the child.
 
     Raises:
-        OSError: no process could be made, or the kernel refuses the namespaces.
+        OSError: the kernel makes no process, or refuses the namespaces.
     """
     read_end, write_end = os.pipe()
     middle = os.fork()
@@ -117,7 +117,7 @@ def close_in(covers: Covers, root: Optional[str]) -> None:
 
 
 def hold(covers: Covers) -> bool:
-    """Return whether this kernel makes such namespaces. A child process tries it and looks around."""
+    """Return whether this kernel makes such namespaces. A child process tries it and checks what it sees."""
     try:
         child = fork()
     except OSError:

@@ -102,7 +102,7 @@ class Archive:
             os.close(parent)
 
     def send(self, connection: FileConnection, offset: int, length: int) -> None:
-        """Send bytes of the archive. If a file is no longer as it was laid out, the bytes end early."""
+        """Send bytes of the archive. If a file has changed since the layout, the bytes end early."""
         for entry in self._entries:
             for size, file in ((len(entry.header), False), (entry.size, True), (_pad(entry.size) - entry.size, False)):
                 part = _Part(offset, min(size - offset, length))

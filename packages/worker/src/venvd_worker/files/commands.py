@@ -227,10 +227,10 @@ class FileCommands:
 
 
 def _empty(top: int) -> None:
-    """Delete all that is in `top`. Move directories inside up before they are emptied, so that no depth is too deep.
+    """Delete all that is in `top`. Move each directory inside up before emptying it, so that no depth is too deep.
 
     Raises:
-        OSError: something cannot be deleted.
+        OSError: the kernel does not let this process delete something.
     """
     moved = 0
     pending = os.listdir(top)

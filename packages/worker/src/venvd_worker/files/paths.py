@@ -99,7 +99,7 @@ def open_directory(root: int, names: List[bytes], make: bool = False) -> int:
     """Open the directory of these names below `root`. With `make`, make each directory that is absent.
 
     Raises:
-        VenvdError: it cannot be opened; says which name and why.
+        VenvdError: this cannot open or make a directory. The message says which one and why.
     """
     descriptor = os.dup(root)
     try:

@@ -101,7 +101,7 @@ class RequestLoop:
                 self.answer_one()
 
     def answer_one(self) -> None:
-        """Wait for requests. Most come alone, and such a request is answered at once."""
+        """Wait for requests. Answer a request at once if it comes alone, as most do."""
         spinner = self._spinner
         if spinner.skips:
             spinner.skips -= 1

@@ -162,7 +162,7 @@ class Segments:
         return self._all.get(name) if name in self._lent else None
 
     def take_back(self, names: Iterable[str]) -> None:
-        """Make lent segments idle, because the server is done with them. A name that is not lent is no error."""
+        """Make lent segments idle, because the server is done with them. A name that is not lent is not an error."""
         for name in names:
             if name in self._lent:
                 self._lent.remove(name)

@@ -19,7 +19,7 @@ from venvd_worker.warden.progress import read_queue_time
 from venvd_worker.warden.starter import InterpreterStarter
 
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""A process with threads cannot be forked. The venv's own variables win."""
+"""Keeps OpenBLAS from starting threads, because forks of a process with threads may hang. The venv's variables win."""
 
 
 @dataclass(frozen=True)
