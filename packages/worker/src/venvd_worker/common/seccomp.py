@@ -1,7 +1,8 @@
 """The filter of system calls that this process and all that it starts run under: BPF, without a library.
 
-The filter refuses calls that reach into another process of the same user, and calls that leave something in the kernel
-when their process ends. It knows x86-64 and AArch64, and kills a process of another architecture, such as a 32-bit one.
+The filter refuses calls that reach into another process of the same user, and calls that make something in the kernel
+which outlives its process. It knows x86-64 and AArch64. It kills a process of another architecture, such as a 32-bit
+one.
 
 A refused call fails as it does on a kernel that lacks it, so that libraries use something else: with `ENOSYS`, or with
 `EAFNOSUPPORT` for a family of sockets. A call that is a question of rights fails with `EPERM`.

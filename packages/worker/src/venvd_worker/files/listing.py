@@ -21,7 +21,7 @@ class Scope(NamedTuple):
 def entries(directory: int, above: List[bytes], scope: Scope) -> Iterator[paths.Found]:
     """Yield the entries of `directory`, whose path has the names `above`. Leave out entries that vanish meanwhile.
 
-    This looks at no more than `limit` names of each directory after the one where the list begins.
+    From the beginning of the list on, this looks at no more than `limit` names of each directory.
     """
     first, rest = (scope.after[0], scope.after[1:]) if scope.after else (b"", [])
     for name in _names(directory, first, scope.limit + 1):

@@ -364,7 +364,7 @@ def is_available(name: str) -> bool:
             if spec is None:
                 return False
             path = spec.submodule_search_locations
-        is_in_package = path is not None  # the path of a .NET namespace is empty
+        is_in_package = path is not None  # an empty path counts, because .NET namespaces have one
     return sys.modules.get(name, builtins) is not None
 
 

@@ -70,7 +70,8 @@ class Main(ModuleType):
     """The session's `__main__`.
 
     Pickle finds the user's classes in it. A process that multiprocessing starts afresh runs the file that `__file__`
-    names. Each read of that name writes the file. It contains the definitions of this session without its other code.
+    names. Each read of that name brings the file up to date. It contains the definitions of this session without its
+    other code.
     """
 
     __slots__ = ("_definitions",)

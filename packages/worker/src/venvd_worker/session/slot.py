@@ -50,7 +50,7 @@ class Slot:
         U32.pack_into(self._memory, self._end, IDLE)
 
     def begin(self, identifier: Union[int, bytes], command: bytes, timeout: float, connection: int) -> None:
-        """Show that a call starts. Set `sequence` before.
+        """Show that a call starts. The caller has set `sequence` before.
 
         Args:
             identifier: the request's ID: a whole number below 2**64, or its JSON as bytes, at most `ID_BYTES`.
