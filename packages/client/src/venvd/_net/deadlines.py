@@ -24,7 +24,7 @@ class Deadline:
 
     A server ends a call itself at the call's timeout, and its answer may take seconds more. The client gives up a
     silent server sooner. At the time `at`, it asks the server for a sign of life, and waits `seconds_to_probe` for one.
-    Then `extend` moves the deadline to the last moment for the answer.
+    If the server lives, `extend` moves the deadline to the last moment for the answer.
 
     Args:
         seconds: seconds from now until the deadline.
