@@ -289,7 +289,12 @@ class BackendStarter:
         end = begin + self._settings.start_timeout
         next_inspection = _FIRST_INSPECTION
         readiness = probes.Readiness(ready=False, reason="no probe was answered")
-        while (now := time.monotonic()) < end or self._must_wait(row):
+        while True:
+            now = time.monotonic()
+            if self._must_wait(row):
+                end = now + self._settings.start_timeout  # its time begins once the replicas have started
+            if now >= end:
+                break
             passed = now - begin
             run.check()
             readiness = probes.probe_readiness(record)
