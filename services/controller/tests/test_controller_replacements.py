@@ -158,6 +158,7 @@ def test_a_cancelled_update_waits_for_the_next_build(testbed: Any) -> None:
     [active] = testbed.controller.operations.list_all(None, 1, kind="backend.update")
     testbed.controller.operations.cancel(active.id)
     wait_until(lambda: list(testbed.engine.launches) == [launch])
+    assert testbed.wait(active).state == "cancelled"
     testbed.engine.ready = True
     turn = testbed.controller.reconciler.last_turn
     wait_until(lambda: testbed.controller.reconciler.last_turn > turn)
