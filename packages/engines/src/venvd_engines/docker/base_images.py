@@ -133,9 +133,8 @@ class BaseImages:
             yield event
 
     def _inspect(self, name: str) -> LocalImage | None:
-        try:
-            image = self._client.api.inspect_image(name)
-        except docker.errors.NotFound:
+        image = self._client.inspect_image(name)
+        if image is None:
             return None
         repository, _ = docker.utils.parse_repository_tag(name)
         digests = [ref for ref in image.get("RepoDigests") or () if ref.partition("@")[0] == repository]

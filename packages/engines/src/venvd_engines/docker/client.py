@@ -200,6 +200,13 @@ class DockerClient:
             if error.status_code != 409 or "already in progress" not in str(error.explanation):
                 raise
 
+    def inspect_image(self, name: str) -> Any:
+        """Return the engine's description of an image, or None if there is no such image."""
+        try:
+            return self.api.inspect_image(name)
+        except docker.errors.NotFound:
+            return None
+
     def list_images(self, reference: str | None) -> Iterator[Any]:
         """Yield the images of this home whose tags match a pattern; with None, those without a tag.
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
-
-import docker.errors
 
 from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
@@ -70,11 +67,8 @@ class ParentImages:
         return Parent(ref, tuple(sorted({name for digest, name in names.items() if digest not in lines})))
 
     def _has_room(self, ref: str) -> bool:
-        try:
-            image: Any = self._client.api.inspect_image(ref)
-        except docker.errors.ImageNotFound:
-            return False
-        return len(image["RootFS"]["Layers"]) < _MOST_LAYERS
+        image = self._client.inspect_image(ref)
+        return image is not None and len(image["RootFS"]["Layers"]) < _MOST_LAYERS
 
 
 def _digest_foundation(venv: VenvBuild) -> str:

@@ -82,7 +82,7 @@ class ServerImages:
         if backend_type not in SERVERS:
             raise InvalidRequest(f'"{backend_type}" is not a kind of server: {", ".join(SERVERS)}')
         name = self._names.get(backend_type)
-        if name is None or self._inspect(name) is None:
+        if name is None or self._client.inspect_image(name) is None:
             name = self._names[backend_type] = self._make(backend_type, progress)
         return name
 
@@ -115,7 +115,7 @@ class ServerImages:
     def _hold(self, backend_type: str, digest: str) -> bool:
         """Add this home's tag to an image, so that no other home removes it. Return False if there is no such image."""
         own = self._home_tag(backend_type, digest)
-        if self._inspect(own) is not None:
+        if self._client.inspect_image(own) is not None:
             return True
         try:
             self._client.api.tag(f"{_repository(backend_type)}:{digest}", *own.split(":"))
@@ -148,7 +148,7 @@ class ServerImages:
         shared = f"{repository}:{version.removeprefix(f'{self._client.settings.home_id}-')}"
         with contextlib.suppress(docker.errors.ImageNotFound):
             self._client.api.remove_image(tag)
-        image = self._inspect(shared)
+        image = self._client.inspect_image(shared)
         if image is not None and image["RepoTags"] == [shared]:
             with contextlib.suppress(docker.errors.APIError):  # a container uses it, or another home removed it
                 self._client.api.remove_image(shared)
@@ -162,13 +162,6 @@ class ServerImages:
                 "the sources of the servers, which their images are built from, are missing: set VENVD_SOURCE_DIR"
             )
         return source
-
-    def _inspect(self, name: str) -> Any:
-        """Return the engine's description of an image, or None."""
-        try:
-            return self._client.api.inspect_image(name)
-        except docker.errors.ImageNotFound:
-            return None
 
     def _build(self, name: str, backend_type: str, context: Context, progress: Progress) -> None:
         base = self._bases.find_for_servers(progress)

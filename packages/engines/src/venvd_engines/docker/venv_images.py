@@ -123,10 +123,7 @@ class VenvImages:
         )
 
     def _inspect(self, key: str) -> Any:
-        try:
-            return self._client.api.inspect_image(f"{REPOSITORY}:{self._tag(key)}")
-        except docker.errors.ImageNotFound:
-            return None
+        return self._client.inspect_image(f"{REPOSITORY}:{self._tag(key)}")
 
     def list_accepted(self) -> Iterator[tuple[str, Any]]:
         """Yield the checked images of this home, each after its tag."""
