@@ -119,8 +119,9 @@ class RequestLoop:
     def _poll(self, timeout: Optional[float]) -> None:
         """Free segments and handles that have expired, and wait for requests. None as `timeout` is no limit."""
         ends = [end for end in (self._segments.expire(), self._calls.expire()) if end is not None]
-        ready = self._spin() if timeout is None and not self._slow else None
+        ready = None
         if timeout is None:
+            ready = None if self._slow else self._spin()
             timeout = min(ends, default=None)
         if self._slow:
             self._end_stalled()
