@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     max_builds: int = Field(default=2, ge=1, le=64)
     """Builds of venvs that run at a time."""
     max_starts: int | None = Field(default=None, ge=1, le=256)
-    """Backends that start at a time; more at once take longer together."""
+    """Backends that start at a time; the others wait."""
     image_keep: float = Field(default=3600.0, ge=0)
     """How long an image stays after its last use."""
     auto_venv_keep: float = Field(default=7 * 86400.0, ge=0)

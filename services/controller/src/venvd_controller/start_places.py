@@ -1,7 +1,7 @@
 """Limits how many starts run at the same time.
 
-A start uses the processor of the machine that runs the backends. Twelve starts at once make each other and the engine
-wait: together they take twice as long as two at a time.
+A start uses the processor of the machine that runs the backends. A limit does not make many starts faster, but each
+launch is ready soon after it was made. So many starts at once do not exceed `VENVD_START_TIMEOUT`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from venvd_controller.semaphores import acquire
 from venvd_engines.engine import Engine, Progress
-
-_PAUSE = 0.05
 
 
 class StartPlaces:
@@ -39,9 +38,7 @@ class StartPlaces:
         """
         places = self._get_places()
         if places is not None:
-            while not places.acquire(timeout=_PAUSE):
-                progress.phase("waiting")
-                progress.check()
+            acquire(places, progress)
         place = Place(places)
         try:
             yield place

@@ -28,6 +28,7 @@ from venvd_controller.images import Images
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.runtimes import Runtimes
 from venvd_controller.secret_store import remove_secrets
+from venvd_controller.semaphores import acquire
 from venvd_controller.single_flight import SingleFlight
 from venvd_controller.specs import check_venv
 from venvd_engines import locking, requirements
@@ -289,9 +290,7 @@ class Venvs:
         return build
 
     def _lock_and_build(self, row: VenvRow, progress: Progress) -> Build:
-        while not self._slots.acquire(timeout=0.2):
-            progress.phase("waiting")
-            progress.check()
+        acquire(self._slots, progress)
         try:
             if row.spec.get("path"):
                 folder = Path(self.host_paths.check_again("path", row.spec["path"]))
