@@ -31,6 +31,7 @@ from venvd_controller.specs import check_backend, check_venv, create_provider_na
         ("ENGINE", "abacus", "it takes auto, docker, local or kubernetes"),
         ("PORT", "70000", "it takes a whole number of at least 0 and at most 65535"),
         ("PORT", "http", "it takes a whole number of at least 0 and at most 65535"),
+        ("MAX_STARTS", "0", "it takes a whole number of at least 1 and at most 256"),
         ("START_TIMEOUT", "0", "it takes a number of more than 0"),
         ("IMAGE_KEEP", "nan", "it takes a number of at least 0"),
         ("ALLOW_SOURCE_BUILDS", "maybe", "it takes 1 or 0"),

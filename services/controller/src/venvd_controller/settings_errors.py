@@ -39,10 +39,14 @@ def _describe_value(field: FieldInfo, value: Any) -> str:
 def _describe_expected(field: FieldInfo) -> str | None:
     """Describe the right values, as far as the field's type defines them."""
     kind: Any = field.annotation
+    if isinstance(kind, types.UnionType):  # such as `int | None`: None cannot be written in a variable
+        kind, *others = (each for each in typing.get_args(kind) if each is not types.NoneType)
+        if others:
+            return None
     if typing.get_origin(kind) is Literal:
         *most, last = typing.get_args(kind)
         return f"{', '.join(most)} or {last}"
-    if kind not in _KINDS or isinstance(kind, types.UnionType):
+    if kind not in _KINDS:
         return None
     bounds = [
         f"{words} {getattr(bound, attribute):g}"
