@@ -59,6 +59,14 @@ def test_each_wrong_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [line.partition(" ")[0] for line in describe_settings_errors(caught.value)] == ["VENVD_PORT", "VENVD_ENGINE"]
 
 
+def test_settings_that_need_each_other_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of several settings together is one line without a value."""
+    monkeypatch.setenv("VENVD_TLS_CERT", "/tls/cert.pem")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert describe_settings_errors(caught.value) == ["VENVD_TLS_CERT and VENVD_TLS_KEY need each other"]
+
+
 def test_only_the_owner_reads_the_secrets_of_a_home(tmp_path: Path) -> None:
     """Tokens and secret are readable by their owner only, and a new start keeps them."""
     home = Home(tmp_path)

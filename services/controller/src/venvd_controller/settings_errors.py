@@ -23,6 +23,8 @@ def describe_settings_errors(error: ValidationError) -> list[str]:
 
 
 def _describe(detail: Any) -> str:
+    if not detail["loc"]:  # of several settings together; the message names them
+        return str(detail["msg"]).removeprefix("Value error, ")
     name = str(detail["loc"][0])
     field = Settings.model_fields[name]
     expected = _describe_expected(field) or detail["msg"].removeprefix("Value error, takes ")
