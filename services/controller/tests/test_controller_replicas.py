@@ -209,6 +209,36 @@ def test_scaling_names_the_replica_that_does_not_start(testbed: Any) -> None:
     assert testbed.controller.backends.get("stuck").replicas[0].state == "running"
 
 
+def test_scaling_waits_for_a_replica_that_starts_late(
+    testbed: Any, monkeypatch: pytest.MonkeyPatch, wait_until: Any
+) -> None:
+    """A start that pulls an image for an hour does not end the operation before the replica runs."""
+    start(testbed, "patient", 1)
+    engine, go_on, hours, sleeps = testbed.engine, threading.Event(), [0.0], [0]
+
+    def sleep(seconds: float) -> None:
+        sleeps[0] += 1
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + hours[0] * 3600, sleep=sleep)
+    monkeypatch.setattr(backend_start, "time", clock)
+    start_launch = engine.start
+
+    def start_late(launch: Launch, progress: Any) -> LaunchRecord:
+        go_on.wait(60)
+        return start_launch(launch, progress)
+
+    monkeypatch.setattr(engine, "start", start_late)
+    _, operation = testbed.controller.scaler.scale("patient", 2)
+    for _ in range(2):
+        seen = sleeps[0]
+        wait_until(lambda seen=seen: sleeps[0] > seen + 1)
+        hours[0] += 1
+    go_on.set()
+    assert testbed.wait(operation).state == "succeeded"
+    assert [each.state for each in testbed.controller.backends.get("patient").replicas] == ["running"] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "count", "message"),
     [("fixed", 0, "takes 1 to 32, not 0"), ("loaded", 2, "load of the backend"), ("absent", 2, "no backend")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -86,7 +86,9 @@ class BackendStarter:
         self.start(row, run)
         if len(self._backends.list_launches(row.replica_of or row.name)) > 1:
             if row.replica == 0:
-                self._await_replicas(row, run)
+                self.await_replicas(
+                    lambda: self._backends.list_launches(name)[1:], run
+                )  # their starts were queued before
             self._backends.announce_change()  # each replica learns the address of this one
 
     def start(self, row: BackendRow, run: Run) -> None:
@@ -111,10 +113,10 @@ class BackendStarter:
             time.sleep(_PROBE_INTERVAL)
         return self._backends.get_row(name)
 
-    def _await_replicas(self, row: BackendRow, run: Run) -> None:
-        """Wait until the starts of the other replicas have ended. They were queued before this one.
+    def await_replicas(self, list_replicas: Callable[[], Sequence[BackendRow]], run: Run) -> Sequence[BackendRow]:
+        """Wait until the starts of some replicas have ended. Return their rows.
 
-        The time limit of the wait begins when none of them runs, since each start has its own limits.
+        The time limit of the wait begins when none of these starts runs, since each start has its own limits.
 
         Raises:
             Unavailable: a replica could not be started.
@@ -122,17 +124,18 @@ class BackendStarter:
         run.phase("replicas")
         end = time.monotonic() + self._settings.start_timeout
         while True:
-            others = self._backends.list_launches(row.name)[1:]
-            waiting = [each for each in others if each.state in _STARTING]
+            rows = list_replicas()
+            waiting = [row for row in rows if row.state in _STARTING]
             if self._is_any_starting(waiting):
                 end = time.monotonic() + self._settings.start_timeout
             if not waiting or time.monotonic() >= end:
                 break
             run.check()
             time.sleep(_PROBE_INTERVAL)
-        failed = next((each for each in others if each.wanted and each.state != "running"), None)
+        failed = next((row for row in rows if row.wanted and row.state != "running"), None)
         if failed is not None:
             raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
+        return rows
 
     def _is_any_starting(self, rows: Sequence[BackendRow]) -> bool:
         """Return whether one of the launches is being started. A launch that waits for its turn does not count."""

@@ -147,7 +147,7 @@ def create_controller(settings: Settings, home: Home, create_engine: CreateEngin
     starter = BackendStarter(engine, settings, home, backends, venvs, images, operations, keys, secrets, events)
     updates = Updates(database, engine, backends, operations, starter)
     sleep = Sleep(database, backends)
-    scaler = Scaler(database, engine, backends, operations, settings.start_timeout)
+    scaler = Scaler(database, engine, backends, operations, starter)
     reconciler = Reconciler(
         engine, operations, backends, events, scaler, sleep, updates, settings.reconcile_interval, settings.stop_grace
     )

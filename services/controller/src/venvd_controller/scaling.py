@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 
 from sqlalchemy.orm import Session
 
-from venvd_contract.errors import Cancelled, Conflict, Unavailable, VenvdError
+from venvd_contract.errors import Cancelled, Conflict, VenvdError
 from venvd_contract.internal.messages import LoadReport
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo
 from venvd_controller import replicas
 from venvd_controller.backend_rows import read_spec
+from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import Backends, get_backend_row
 from venvd_controller.database import Database
 from venvd_controller.database.tables import BackendRow
@@ -30,20 +31,19 @@ _LOOK_SECONDS = 2.0
 """Seconds between two looks at the load of a backend."""
 _USUAL_PART = 0.75
 """The share of a server's `maxSessions` above which another replica is added."""
-_POLL_SECONDS = 0.05
 
 
 class Scaler:
     """Adds and drains replicas: on request, and by the load of backends with `maxReplicas`."""
 
     def __init__(
-        self, database: Database, engine: Engine, backends: Backends, operations: Operations, start_timeout: float
+        self, database: Database, engine: Engine, backends: Backends, operations: Operations, starter: BackendStarter
     ) -> None:
         self._database = database
         self._engine = engine
         self._backends = backends
         self._operations = operations
-        self._start_timeout = start_timeout
+        self._starter = starter
         self._looked_at: dict[str, float] = {}
         self._idle_since: dict[str, float] = {}
         operations.register(KIND, OperationKind(self._await_replicas, _keep_row))
@@ -78,20 +78,13 @@ class Scaler:
         Raises:
             Unavailable: a replica could not be started.
         """
-        run.phase("replicas")
-        end = time.monotonic() + self._start_timeout
-        while True:
-            rows = [row for row in self._backends.list_launches(name) if row.drain_until is None]
-            if not any(row.state in {"pending", "starting"} for row in rows) or time.monotonic() >= end:
-                break
-            run.check()
-            time.sleep(_POLL_SECONDS)
+        rows = self._starter.await_replicas(lambda: self._list_serving(name), run)
         if not rows[0].wanted:
             raise Cancelled(f'the backend "{name}" is being removed')
-        failed = next((row for row in rows if row.wanted and row.state != "running"), None)
-        if failed is not None:
-            raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
         self._backends.announce_change()  # so that the other replicas know the new addresses when the operation ends
+
+    def _list_serving(self, name: str) -> list[BackendRow]:
+        return [row for row in self._backends.list_launches(name) if row.drain_until is None]
 
     # ---- for the reconciler ----
 
