@@ -10,9 +10,9 @@ import sys
 from contextlib import closing
 
 import pytest
-from harness.callers import CALLERS
 from harness.controller import Controller, caller, unique
 from harness.ports import free_port
+from harness.updates import interrupt_update
 from harness.waiting import wait_until
 
 pytestmark = pytest.mark.network
@@ -68,28 +68,7 @@ def count_launches(controller: Controller, name: str) -> int:
 @pytest.mark.parametrize(("kind", "phase"), [("pipe", "start"), ("pipe", "ready"), ("http", "start"), ("http", "idle")])
 def test_an_update_goes_on(controller: Controller, kind: str, phase: str) -> None:
     """The next controller ends the update that a killed one had begun: one launch is left, with the new build."""
-    controller.venv("turning", python=MINOR)
-    before = controller.backend("turning", kind, name=unique("turning"), update="rolling", drainTimeout=1)
-    path, name = f"/v1/backends/{before['name']}", before["name"]
-    key = before["key"]
-    controller.venv("turning", python=MINOR, requirements=["six"])
-
-    def find_update() -> str | None:
-        operations = controller.api("GET", "/v1/operations")["items"]
-        return next((each["id"] for each in operations if each["target"] == name and "update" in each["kind"]), None)
-
-    controller.await_phase(wait_until(find_update, "there is no update"), phase)
-    controller.kill()
-    controller.start()
-    wait_until(lambda: controller.api("GET", path)["key"] != key, lambda: f"it stays old\n{controller.read_log()}")
-    wait_until(lambda: not controller.api("GET", path)["updating"], "the update does not end")
-    after = controller.await_running(name)
-    assert (after["url"], after["token"]) == (before["url"], before["token"])
-    wait_until(lambda: count_launches(controller, name) == 1, lambda: f"{count_launches(controller, name)} launches")
-    with closing(CALLERS[kind](after["url"], after["token"])) as call:
-        assert call("eval", {"expression": "__import__('six') is not None"}) == {"value": True}
-    controller.delete_backend(name)
-    controller.api("DELETE", "/v1/venvs/turning")
+    interrupt_update(controller, MINOR, kind, phase, lambda name: count_launches(controller, name))
 
 
 @pytest.mark.parametrize("part", ["server", "worker"])

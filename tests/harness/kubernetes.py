@@ -51,7 +51,11 @@ class Namespace:
 
     def restrict(self) -> None:
         """Let the namespace refuse pods that break restricted pod security."""
-        self.kubectl("label", "namespace", self.name, "pod-security.kubernetes.io/enforce=restricted")
+        self.enforce("restricted")
+
+    def enforce(self, level: str) -> None:
+        """Let the namespace refuse pods that break a level of pod security."""
+        self.kubectl("label", "--overwrite", "namespace", self.name, f"pod-security.kubernetes.io/enforce={level}")
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.release import prepare_release
+from harness.kubernetes import read_values
+from harness.release import Release, prepare_release
 from harness.stack import ROOT
 
 pytestmark = pytest.mark.needs("mcs")
@@ -25,13 +26,40 @@ except OSError:
 """
 
 
-def test_user_code_loads_an_assembly_of_a_config_map(tmp_path: Path) -> None:
-    """A venv names the directory of a ConfigMap, and a session calls .NET code from it, and cannot change it."""
+COPY = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: libraries}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: copy}
+spec:
+  restartPolicy: Never
+  containers:
+    - name: copy
+      image: IMAGE
+      command: [cp, --recursive, --dereference, /from/Environments.dll, /to]
+      securityContext: {runAsUser: 0}
+      volumeMounts: [{name: from, mountPath: /from}, {name: to, mountPath: /to}]
+  volumes:
+    - {name: from, configMap: {name: libraries}}
+    - {name: to, persistentVolumeClaim: {claimName: libraries}}
+"""
+"""A volume with the assembly of the ConfigMap. Volumes of clusters for tests belong to root."""
+
+
+@pytest.mark.parametrize("kind", ["configMap", "claim"])
+def test_user_code_loads_an_assembly_of_a_volume(tmp_path: Path, kind: str) -> None:
+    """A venv names the directory of a volume, and a session calls .NET code from it, and cannot change it."""
     made = tmp_path / "Environments.dll"
     subprocess.run(["mcs", "-target:library", f"-out:{made}", str(SOURCE)], check=True)
     with prepare_release("assemblies", tmp_path) as release:
         release.namespace.kubectl("create", "configmap", "libraries", f"--from-file={made}")
-        values = ("backends.assemblies[0].name=own", "backends.assemblies[0].configMap=libraries")
+        if kind == "claim":
+            fill_volume(release, tmp_path)
+        values = ("backends.assemblies[0].name=own", f"backends.assemblies[0].{kind}=libraries")
         release.change("install", *(word for value in values for word in ("--set", value)))
         release.venvd("init", "3.13")
         directory = "/etc/venvd/assemblies/own"
@@ -39,3 +67,15 @@ def test_user_code_loads_an_assembly_of_a_config_map(tmp_path: Path) -> None:
         started = json.loads(release.venvd("start", "http", "--venv", "net", "--json"))
         assert release.evaluate("net-http", started["token"], CODE) == ["/srv/science", False]
         release.helm("uninstall", "venvd", "--wait")
+
+
+def fill_volume(release: Release, folder: Path) -> None:
+    """Copy the assembly into a volume, which a pod of root does, and remove the ConfigMap."""
+    copy = folder / "copy.yaml"
+    copy.write_text(COPY.replace("IMAGE", read_values()["images"]["controller"]))
+    release.namespace.enforce("privileged")
+    release.namespace.kubectl("apply", "--filename", copy)
+    release.namespace.kubectl("wait", "pod/copy", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+    release.namespace.kubectl("delete", "pod", "copy")
+    release.namespace.enforce("restricted")
+    release.namespace.kubectl("delete", "configmap", "libraries")

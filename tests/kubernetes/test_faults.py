@@ -15,6 +15,7 @@ from harness.cluster_faults import ClusterFaults
 from harness.controller import unique
 from harness.gate import Gate
 from harness.kubernetes import REGISTRY_URL, find_host_address, read_values, run
+from harness.updates import interrupt_update
 from harness.waiting import wait_until
 
 
@@ -151,6 +152,13 @@ def test_a_failed_start_leaves_nothing_when_the_cluster_is_back(controller: Clus
 
 
 @pytest.mark.usefixtures("passing")
+@pytest.mark.parametrize("phase", ["start", "ready", "idle"])
+def test_an_update_whose_controller_is_killed(controller: ClusterController, phase: str) -> None:
+    """The next controller ends it, and nothing of the former pod is left."""
+    interrupt_update(controller, PYTHON, "http", phase, lambda name: len(controller.list_pods(name)))
+    controller.await_objects()
+
+
 def test_an_expired_watch_is_begun_anew(controller: ClusterController, backend: dict[str, Any]) -> None:
     """Where the API server has forgotten the version of a watch, it answers 410; pods are listed, and ends are told."""
     asked: list[str] = []

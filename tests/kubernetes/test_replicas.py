@@ -118,3 +118,40 @@ def test_an_update_leads_a_service_to_the_next_pod(release: Release) -> None:
     release.venvd("stop", "rolling")
     wait_until(lambda: not find_pods(), "pods are left")
     assert not [each for each in release.namespace.get("secrets") if each["metadata"]["name"].startswith("rolling")]
+
+
+def test_a_router_that_is_replaced_during_an_update(release: Release) -> None:
+    """The update goes on, and the new router leads to the new pods."""
+    words = ["start", "http", "--venv", "science", "--name", "turning", "--replicas", "2", "--update", "rolling"]
+    token = json.loads(release.venvd(*words, "--json"))["token"]
+    before = {name: pod["metadata"]["uid"] for name, pod in list_pods(release).items()}
+    release.venvd("venv", "add", "science", "idna==3.10")
+
+    def find_started() -> bool:
+        return len([each for each in release.namespace.get("pods") if is_of_turning(each)]) > len(before)
+
+    def is_of_turning(pod: dict[str, Any]) -> bool:
+        return str(pod["metadata"]["labels"].get("dev.venvd.name", "")).startswith("turning")
+
+    wait_until(find_started, "there is no update", 300)
+    router = list_pods(release)["turning--router"]["metadata"]["name"]
+    release.namespace.kubectl("delete", "pod", router, "--now")
+
+    def has_ended() -> bool:
+        backend = json.loads(release.venvd("status", "turning", "--json"))
+        return (backend["state"], backend["outdated"], backend["updating"]) == ("running", False, False)
+
+    wait_until(has_ended, "the update does not end", 300)
+    after = {name: pod["metadata"]["uid"] for name, pod in list_pods(release).items()}
+    assert sorted(after) == sorted(before)
+    assert not set(after.values()) & set(before.values())
+    with release.forward("turning", 5678) as url:
+        sessions = create_sessions(url, token, 4)
+        assert Counter(session[:2] for session in sessions) == {"0-": 2, "1-": 2}
+        with closing(HttpCaller(url, token)) as call:
+            versions = [
+                call("eval", {"expression": "__import__('idna').__version__"}, session=each) for each in sessions
+            ]
+    assert versions == [{"value": "3.10"}] * 4
+    release.venvd("stop", "turning")
+    wait_until(lambda: not list_pods(release), lambda: f"left: {sorted(list_pods(release))}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ from harness.release import Release, prepare_release
 from harness.waiting import wait_until
 
 import venvd
+from venvd_contract.errors import Forbidden
 
 pytestmark = pytest.mark.needs("openssl")
 
@@ -39,10 +42,22 @@ def put_secret(release: Release, folder: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """A controller that was told of the Secret before that was made."""
+def client(folder: Path) -> tuple[Path, Path]:
+    """The certificate of the controller and of this program, and its key."""
+    return make_certificate(folder, "client")
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, folder: Path, client: tuple[Path, Path]) -> Iterator[Release]:
+    """A controller that was told of the Secret `web` before that was made."""
     with prepare_release("tls", tmp_path_factory.mktemp("tls")) as prepared:
-        prepared.change("install", "--set", "backends.tlsSecrets={web}")
+        cert, key = client
+        prepared.namespace.kubectl("create", "secret", "tls", "client", f"--cert={cert}", f"--key={key}")
+        shown, shown_key = make_certificate(folder, "guarded")
+        files = (f"tls.crt={shown}", f"tls.key={shown_key}", f"ca.crt={folder}/ca.pem")
+        prepared.namespace.kubectl("create", "secret", "generic", "guarded", *(f"--from-file={each}" for each in files))
+        values = ("backends.tlsSecrets={web,guarded}", "backends.clientTlsSecret=client")
+        prepared.change("install", *(word for value in values for word in ("--set", value)))
         prepared.venvd("init", "3.13")
         prepared.venvd("venv", "create", "science", "--python", "3.13")
         yield prepared
@@ -83,6 +98,34 @@ def test_a_renewed_secret_reaches_its_server(release: Release, folder: Path, kin
     status = json.loads(release.venvd("status", name, "--json"))
     assert (status["state"], list_pods(release, name)) == ("running", before)
     release.venvd("stop", name)
+
+
+def test_a_server_takes_only_clients_with_a_certificate(
+    release: Release, folder: Path, client: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller shows that of `backends.clientTlsSecret` for the calls that it passes on."""
+    directory = "/etc/venvd/backend-tls/guarded"
+    files = {"tlsCert": "tls.crt", "tlsKey": "tls.key", "tlsClientCa": "ca.crt"}
+    words = [word for name, file in files.items() for word in ("--server", f"{name}={directory}/{file}")]
+    started = json.loads(release.venvd("start", "http", "--venv", "science", "--name", "guarded", *words, "--json"))
+
+    def evaluate() -> object:
+        with release.forward("guarded", 5678) as url:
+            secure = url.replace("http://", "https://")
+            with venvd.connect(secure, token=started["token"], ca=folder / "ca.pem") as backend:
+                return backend.eval("6 * 7")
+
+    with pytest.raises(Forbidden, match="certificate"):
+        evaluate()
+    for name, file in zip(("VENVD_CLIENT_CERT", "VENVD_CLIENT_KEY"), client, strict=True):
+        monkeypatch.setenv(name, str(file))
+    assert evaluate() == 42
+    with release.forward("venvd", 8600) as url, closing(HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection:
+        headers = {"Authorization": f"Bearer {release.read_token()}", "Content-Type": "application/json"}
+        connection.request("POST", "/v1/backends/guarded/exec", json.dumps({"code": "print(6 * 7)"}), headers)
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)["stdout"]) == (200, "42\n")
+    release.venvd("stop", "guarded")
 
 
 def read_mounted(release: Release) -> str:

@@ -19,7 +19,7 @@ from venvd_contract.internal.environment import WORKER_ENV
 from venvd_engines.engine import EngineSettings, Image, Launch, WorkerLimits
 from venvd_engines.kubernetes import closed, pods
 from venvd_engines.kubernetes.cluster import Cluster
-from venvd_engines.kubernetes.controller_address import ControllerAddress, find_controller
+from venvd_engines.kubernetes.controller_route import ControllerRoute, find_controller
 from venvd_engines.kubernetes.engine import KubernetesEngine
 from venvd_engines.kubernetes.login import Login
 from venvd_engines.kubernetes.registry import read_credentials
@@ -243,7 +243,7 @@ def test_a_server_has_the_address_of_the_controller(settings: EngineSettings) ->
     """It knows the name without DNS, and finds its key for venvs and the controller's certificate in the Secret."""
     alias = {"ip": "10.0.0.9", "hostnames": ["venvd.python.svc"]}
     files = {"VENVD_CONTROLLER_CA_FILE": Path("/etc/venvd/tls/tls.crt")}
-    address = ControllerAddress("https://venvd.python.svc:8600", alias, files)
+    address = ControllerRoute("https://venvd.python.svc:8600", alias, files)
     spec = pods.make_backend(settings, replace(LAUNCH, manages_key="key"), None, "web.python.svc", address)
     kubernetes_validate.validate(make_pod(spec), "1.37", strict=True)
     assert (spec["hostAliases"], spec["dnsPolicy"]) == ([alias], "None")
@@ -273,7 +273,7 @@ def test_the_servers_that_reach_the_controller(network: Any, manages: bool, reac
         assert address.alias["hostnames"] == ["localhost"]
     assert find_controller(options, replace(launch, manages_key=None, router=True)) is None
     plain = find_controller(replace(options, controller_url="http://127.0.0.1:8600"), replace(launch, network=False))
-    assert plain == ControllerAddress("http://127.0.0.1:8600", None, {})
+    assert plain == ControllerRoute("http://127.0.0.1:8600", None, {})
 
 
 @pytest.mark.parametrize(

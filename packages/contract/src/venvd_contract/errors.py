@@ -238,12 +238,13 @@ def from_fields(fields: Dict[str, Any]) -> VenvdError:
     code = text("code")
     kind = BY_CODE.get(code or "internal", Internal)
     message = text("error") or text("detail") or code or "the peer gave no message"
+    state_lost = fields.get("stateLost")
     error = kind(
         message,
         error_type=text("errorType"),
         traceback=text("traceback"),
         exception=exceptions.read(fields.get("exception")),
-        state_lost=fields.get("stateLost") is True,
+        **({"state_lost": state_lost} if isinstance(state_lost, bool) else {}),
     )
     error.output = exceptions.read_output(fields.get("output"))
     if isinstance(error, Moved):

@@ -143,6 +143,10 @@ class _Http:
         return content
 
 
+_REQUEST_FIELDS = frozenset({"session", "timeout"})
+"""Fields that stand beside the payload of a request of the pipe, and not in it."""
+
+
 class _Pipe:
     """A connection to a pipe backend."""
 
@@ -158,8 +162,9 @@ class _Pipe:
         self._lines = self._socket.makefile("rb")
 
     def call(self, command: str, payload: dict[str, Any]) -> Any:
-        request: dict[str, Any] = {"command": command, "payload": payload, "token": self._token}
-        request |= {name: payload.pop(name) for name in ("session", "timeout") if name in payload}
+        request = {name: value for name, value in payload.items() if name in _REQUEST_FIELDS}
+        fields = {name: value for name, value in payload.items() if name not in _REQUEST_FIELDS}
+        request |= {"command": command, "payload": fields, "token": self._token}
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             line = self._lines.readline(_LARGEST_LINE)

@@ -24,7 +24,7 @@ from venvd_engines.addresses import url_host
 from venvd_engines.engine import BackendState, Launch, LaunchRecord, Owned, PartState, Progress
 from venvd_engines.kubernetes import labels, pods
 from venvd_engines.kubernetes.cluster import Cluster
-from venvd_engines.kubernetes.controller_address import find_controller
+from venvd_engines.kubernetes.controller_route import find_controller
 from venvd_engines.kubernetes.host_files import read_files
 from venvd_engines.kubernetes.pod_list import PodList
 from venvd_engines.kubernetes.policies import Policies

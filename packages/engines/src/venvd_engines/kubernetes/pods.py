@@ -12,7 +12,7 @@ from venvd_contract.internal.environment import WORKER_ENV
 from venvd_engines.docker.build_container import APT_CAPABILITIES
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings, Launch
 from venvd_engines.kubernetes import assemblies, closed, labels
-from venvd_engines.kubernetes.controller_address import ControllerAddress
+from venvd_engines.kubernetes.controller_route import ControllerRoute
 from venvd_engines.kubernetes.settings import KubernetesSettings
 
 PREFIX = "/env"
@@ -136,7 +136,7 @@ def make_backend(
     launch: Launch,
     runtime: str | None,
     host: str,
-    controller: ControllerAddress | None = None,
+    controller: ControllerRoute | None = None,
 ) -> dict[str, Any]:
     """Make the specification of the pod with server and worker host.
 
@@ -232,19 +232,15 @@ def _make_gate(options: KubernetesSettings) -> dict[str, Any]:
 
 
 def make_server(
-    options: KubernetesSettings, launch: Launch, host: str, controller: ControllerAddress | None = None
+    options: KubernetesSettings, launch: Launch, host: str, controller: ControllerRoute | None = None
 ) -> dict[str, Any]:
     """Make the container of the server; `host` is the name by which clients reach it."""
-    env = {**launch.server_env, **_make_server_paths(launch, host)}
-    if controller is not None:
-        env["VENVD_CONTROLLER_URL"] = controller.url
-        env |= {variable: f"{KEYS}/{variable}" for variable in controller.files}
     ports = [{"name": name, "containerPort": port} for name, port in PORTS[launch.type].items()]
     return secure(
         {
             "name": labels.SERVER,
             "image": find_image(options, launch.server_kind),
-            "env": _list_env(env),
+            "env": _list_env(_make_server_env(launch, host, controller)),
             **({"ports": ports} if ports else {}),
             "resources": {"requests": SERVER_REQUESTS, "limits": {"cpu": "2", "memory": str(SERVER_MEMORY)}},
             "volumeMounts": [
@@ -257,26 +253,31 @@ def make_server(
     )
 
 
-def _make_server_paths(launch: Launch, host: str) -> dict[str, str]:
+def _make_server_env(launch: Launch, host: str, controller: ControllerRoute | None) -> dict[str, str]:
     ports = PORTS[launch.type]
-    paths = {
+    env = {
+        **launch.server_env,
         "VENVD_KEYS_FILE": f"{KEYS}/{KEYS_FILE}",
         "VENVD_OWN_HOSTS": host,
     }
     if not launch.router:
-        paths |= {"VENVD_CHANNEL": CHANNEL, "VENVD_SECRETS_FILE": f"{KEYS}/{SECRETS_FILE}"}
+        env |= {"VENVD_CHANNEL": CHANNEL, "VENVD_SECRETS_FILE": f"{KEYS}/{SECRETS_FILE}"}
     if "main" in ports:
-        paths |= {"VENVD_HOST": "0.0.0.0", "VENVD_PORT": str(ports["main"])}  # noqa: S104 - in a pod
+        env |= {"VENVD_HOST": "0.0.0.0", "VENVD_PORT": str(ports["main"])}  # noqa: S104 - in a pod
     else:
-        paths["VENVD_SOCKET_DIR"] = SOCKETS
+        env["VENVD_SOCKET_DIR"] = SOCKETS
     if launch.manages_key is not None:
-        paths["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
-    paths |= {variable: f"{KEYS}/{variable}" for variable in launch.server_files}
+        env["VENVD_MANAGES_KEY_FILE"] = f"{KEYS}/{MANAGES_FILE}"
+    files = set(launch.server_files)
+    if controller is not None:
+        env["VENVD_CONTROLLER_URL"] = controller.url
+        files |= set(controller.files)
+    env |= {variable: f"{KEYS}/{variable}" for variable in sorted(files)}
     if launch.network == "destinations":
-        paths["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
+        env["VENVD_EGRESS_BROKER_FILE"] = f"{KEYS}/{BROKER_FILE}"
     if "http" in ports:
-        paths["VENVD_HTTP_PORT"] = str(ports["http"])
-    return paths
+        env["VENVD_HTTP_PORT"] = str(ports["http"])
+    return env
 
 
 def make_worker(options: KubernetesSettings, launch: Launch, user: int) -> dict[str, Any]:

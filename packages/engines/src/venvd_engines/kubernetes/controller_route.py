@@ -18,7 +18,7 @@ CERTIFICATE = "VENVD_CONTROLLER_CA_FILE"
 
 
 @dataclass(frozen=True)
-class ControllerAddress:
+class ControllerRoute:
     """Where a server reaches the controller.
 
     Attributes:
@@ -32,7 +32,7 @@ class ControllerAddress:
     files: Mapping[str, Path]
 
 
-def find_controller(options: KubernetesSettings, launch: Launch) -> ControllerAddress | None:
+def find_controller(options: KubernetesSettings, launch: Launch) -> ControllerRoute | None:
     """Find the address of the controller for the server of a launch; None if the server may not reach it.
 
     User code shares the network of the pod. Without `network` it has no sockets, so only the server reaches the
@@ -63,7 +63,7 @@ def find_controller(options: KubernetesSettings, launch: Launch) -> ControllerAd
             return None
         raise Unavailable(f"manages: the name {name} of VENVD_URL has no address: {error.strerror}") from None
     certificate = options.controller_certificate if address.scheme == "https" else None
-    return ControllerAddress(
+    return ControllerRoute(
         url=url,
         alias=None if number == name else {"ip": number, "hostnames": [name]},
         files={} if certificate is None else {CERTIFICATE: certificate},
