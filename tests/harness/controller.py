@@ -10,14 +10,15 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harness import forks
 from harness.callers import HttpCaller
+from harness.forks import Fork
 from harness.ports import free_port
 from harness.stack import ROOT, make_home_id, probe, remove_images
 from harness.waiting import TIMEOUT, wait_until
@@ -37,7 +38,7 @@ class Controller:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = env or {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Fork | None = None
 
     @property
     def token(self) -> str:
@@ -58,10 +59,8 @@ class Controller:
             "VENVD_ENGINE": self.engine,
             **self.env,
         }
-        with (self.home / "controller.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "venvd_controller"], env=env, stdout=log, stderr=log, start_new_session=True
-            )
+        with (self.home / "controller.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            self.process = forks.start(forks.CONTROLLER, (), env, (nothing, log, log), directory=Path.cwd(), leads=True)
 
     def _await_ready(self) -> None:
         def is_ready() -> bool:
