@@ -17,7 +17,7 @@ demo: install ## build a venv with pandas, start an HTTP backend from it and use
 test: install ## the tests that a change needs; those for Docker if an engine answers (CI=true: it must)
 	@scripts/with-engine scripts/test -m "not long"
 
-test-long: install ## tests that are long by nature: load, churn, random kills, gross losses of speed, the site of the docs
+test-long: install ## tests that are long by nature: load, churn, random kills, speed, demo, compose, guides
 	@scripts/with-engine scripts/test -m long
 
 test-engine: install ## only the tests of the Docker engine, for another version of Docker

@@ -26,10 +26,11 @@ SHORT = {
     "session": {"local": {"pipe"}, "docker": {"http"}, "kubernetes": {"http"}},
     "transport": {"local": WAYS, "docker": {"pipe", "pipe-shm"}, "kubernetes": {"http", "rpc"}},
     "everywhere": {"local": WAYS, "docker": WAYS, "kubernetes": WAYS},
+    "controller": {"local": WAYS, "kubernetes": WAYS},
 }
 """Where `make test` and `make test-kubernetes` run a test of a matrix of engines and transports, by what it is about.
 
-What a session does is the same behind each transport, and what a transport does is the same on each engine.
+What a session does is the same behind each transport. What a transport or a controller does is the same on each engine.
 `make test-long` runs the other places.
 """
 SLOWEST = (
@@ -94,7 +95,8 @@ def _short(item: pytest.Item, about: str) -> bool:
     """Whether `make test` runs this item of a matrix."""
     callspec = getattr(item, "callspec", None)
     places = set() if callspec is None else {value for value in callspec.params.values() if isinstance(value, str)}
-    return all(places & WAYS <= SHORT[about][engine] for engine in places & ENGINES or {"local"})
+    ways = SHORT[about]
+    return all(engine in ways and places & WAYS <= ways[engine] for engine in places & ENGINES or {"local"})
 
 
 def _skip_without_docker(items: list[pytest.Item]) -> None:

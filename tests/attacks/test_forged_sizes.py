@@ -58,6 +58,7 @@ REPLIES = {
 
 
 @pytest.mark.slow
+@pytest.mark.about("session")
 @pytest.mark.parametrize("forged", REPLIES)
 def test_replies_that_grow(target: Target, forged: str) -> None:
     """A session tries to fill its server by a reply of many small parts: the server holds little of it, and serves."""
@@ -90,6 +91,7 @@ for _ in range(100): say(line * 1_000)""",
 
 
 @pytest.mark.slow
+@pytest.mark.about("session")
 @pytest.mark.parametrize("forged", EVENTS)
 def test_events_that_grow(target: Target, forged: str) -> None:
     """A session tries to fill its server by forged events: the server passes them on as they are, and serves."""

@@ -93,6 +93,7 @@ def test_a_table_is_changed_behind_its_check(columnar: Target) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.about("controller")
 def test_an_array_is_cut_under_its_reader(pipe: Target) -> None:
     """A session tries to shrink, grow and unseal memory that its client maps: the seals refuse."""
     with contextlib.closing(SharedArrays(pipe.running.url, pipe.running.token)) as arrays:

@@ -16,6 +16,7 @@ GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 PAGES = sorted(GUIDES.glob("*.md"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_guides_examples_are_true(
     page: Path, stacks: SharedStacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

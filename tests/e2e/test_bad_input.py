@@ -24,6 +24,7 @@ def fail_build(controller: Controller, name: str, **spec: Any) -> str:
     return str(ended["error"]["detail"])
 
 
+@pytest.mark.about("controller")
 def test_an_unknown_python(controller: Controller) -> None:
     """The error names the unknown version and the available ones."""
     change = controller.api("PUT", "/v1/runtimes/3.99")
@@ -34,18 +35,21 @@ def test_an_unknown_python(controller: Controller) -> None:
     controller.api("DELETE", "/v1/runtimes/3.99")
 
 
+@pytest.mark.about("controller")
 def test_a_word_that_is_not_a_version(controller: Controller) -> None:
     """A word that cannot be a version is refused at once."""
     with pytest.raises(InvalidRequest, match="latest"):
         controller.api("PUT", "/v1/runtimes/latest")
 
 
+@pytest.mark.about("controller")
 def test_a_requirement_that_does_not_exist(controller: Controller, minor: str) -> None:
     """The error names the package."""
     package = "no-such-package-of-anyone"
     assert package in fail_build(controller, unique("ghost"), python=minor, requirements=[package])
 
 
+@pytest.mark.about("controller")
 def test_requirements_that_contradict_each_other(controller: Controller, minor: str) -> None:
     """The error names the packages that cannot be installed together."""
     requirements = ["python-dateutil==2.9.0", "six<1.5"]
@@ -54,6 +58,7 @@ def test_requirements_that_contradict_each_other(controller: Controller, minor: 
     assert "python-dateutil" in message
 
 
+@pytest.mark.about("controller")
 @pytest.mark.parametrize(
     "line",
     [
@@ -76,6 +81,7 @@ def test_a_line_that_is_more_than_a_requirement(controller: Controller, minor: s
         controller.api("GET", f"/v1/venvs/{name}")
 
 
+@pytest.mark.about("controller")
 @pytest.mark.parametrize("name", ["No", "a_b", "-a", "a" * 64, "a..b"])
 def test_a_name_that_is_not_a_label(controller: Controller, name: str) -> None:
     """The error states the rule for names."""
@@ -83,6 +89,7 @@ def test_a_name_that_is_not_a_label(controller: Controller, name: str) -> None:
         controller.api("PUT", f"/v1/venvs/{name}", {})
 
 
+@pytest.mark.about("controller")
 @pytest.mark.parametrize("token", [None, "wrong", "%C3%A9"])
 def test_a_wrong_token(controller: Controller, token: str | None) -> None:
     """A missing and a wrong token are 401 with problem details."""
@@ -106,6 +113,7 @@ def test_a_port_in_use(controller: Controller, small: str) -> None:
     controller.api("DELETE", f"/v1/backends/{name}")
 
 
+@pytest.mark.about("controller")
 @pytest.mark.parametrize(
     ("body", "status"),
     [(b"{", 400), (b"[1]", 400), (b"\xff\xfe", 400), (b'{"requirements": "numpy"}', 400), (b"[" * 10_000_000, 413)],
@@ -118,6 +126,7 @@ def test_a_wrong_body(controller: Controller, body: bytes, status: int) -> None:
     assert json.dumps(problem)
 
 
+@pytest.mark.about("controller")
 def test_unknown_paths_are_problems_too(controller: Controller) -> None:
     """404 and 405 have problem details like every error."""
     for method, path in (("GET", "/v1/nothing"), ("PATCH", "/v1/venvs")):

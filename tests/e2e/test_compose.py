@@ -21,7 +21,7 @@ from venvd.errors import Unavailable
 
 Backends = dict[str, dict[str, Any]]
 
-pytestmark = [pytest.mark.docker, pytest.mark.network]
+pytestmark = [pytest.mark.docker, pytest.mark.network, pytest.mark.long]
 
 MANIFEST = """
 venvs:

@@ -11,7 +11,7 @@ import sys
 import pytest
 from harness.stack import ROOT
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.long]
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("docker", marks=pytest.mark.docker)])

@@ -99,6 +99,7 @@ def test_sessions_outlive_replicas_that_come_and_go(controller: Controller, smal
         assert client.session("kept").eval("x") == 1
 
 
+@pytest.mark.about("controller")
 def test_replicas_follow_the_number_of_sessions(controller: Controller, small: str) -> None:
     """Two sessions of clients are one too many for one replica."""
     fields = {"maxReplicas": 2, "sessionsPerReplica": 1}
@@ -212,8 +213,8 @@ class Traffic:
 
 ROLLING = [
     pytest.param("docker", "http", {"maxReplicas": 1}, marks=pytest.mark.docker),
-    pytest.param("docker", "rpc", {"maxReplicas": 1}, marks=pytest.mark.docker),
-    pytest.param("docker", "pipe", {}, marks=pytest.mark.docker),
+    pytest.param("docker", "rpc", {"maxReplicas": 1}, marks=[pytest.mark.docker, pytest.mark.long]),
+    pytest.param("docker", "pipe", {}, marks=[pytest.mark.docker, pytest.mark.long]),
     pytest.param("local", "pipe", {}),
 ]
 """Backends whose address leads from one launch to another."""
@@ -242,6 +243,7 @@ def test_no_call_fails_during_an_update(controller: Controller, minor: str, kind
     assert traffic.versions == ["1.16.0", "1.17.0"]
 
 
+@pytest.mark.about("session")
 @pytest.mark.parametrize("kind", ["http", "rpc"])
 def test_a_backend_with_a_port_alone_keeps_it(controller: Controller, minor: str, kind: str) -> None:
     """The new build starts in its place once another launch has shown that it does; URL and token stay."""

@@ -175,6 +175,7 @@ def test_a_build_on_an_image_gives_what_one_from_nothing_gives(private: Bench) -
     assert not any(line.startswith("adding ") for line in progress.lines), "the lock lacks a package of the image"
 
 
+@pytest.mark.long
 def test_packages_that_share_files_are_built_from_nothing(private: Bench) -> None:
     """Which file is left depends on the order of installation, so no image of one of them is built on."""
     private.engine.build(private.wanted("shouting"), Quiet())
@@ -209,6 +210,7 @@ def test_a_wrong_password_says_that_the_index_refused(private: Bench) -> None:
         assert "://" not in caught.value.message
 
 
+@pytest.mark.long
 def test_debian_packages_are_installed(docker_bench: Bench) -> None:
     """A venv's Debian packages are in its image; their lists and archives are not."""
     image = docker_bench.engine.build(VenvBuild(docker_bench.runtime, "", ("hostname", "libgomp1")), Quiet())
@@ -278,6 +280,7 @@ def test_an_unchecked_image_is_not_taken(docker_bench: Bench, docker_image: Imag
         docker("image", "inspect", ref)
 
 
+@pytest.mark.long
 def test_volumes_that_are_half_filled_or_gone_are_filled_again() -> None:
     """A volume of tools without its mark, as a killed process leaves it, is filled; so is one removed meanwhile."""
     with opened("docker") as bench:
@@ -291,6 +294,7 @@ def test_volumes_that_are_half_filled_or_gone_are_filled_again() -> None:
         assert bench.another().lock(bench.runtime, ["six==1.16.0"], Quiet())
 
 
+@pytest.mark.long
 def test_another_base_image_is_a_setting(docker_bench: Bench) -> None:
     """A base named by its template is used; the library's bytecode, if it lacks that, is in the venv's image."""
     base = docker_bench.runtime.base
@@ -340,6 +344,7 @@ def test_files_of_any_size_reach_the_build_container(docker_bench: Bench, text: 
     assert digest == hashlib.sha256(text.encode()).hexdigest()
 
 
+@pytest.mark.long
 def test_two_processes_build_a_servers_image_once(tmp_path: Path) -> None:
     """Two homes that need the same absent image at the same time both get it; one build runs, nothing dangles."""
     sources = tmp_path / "sources"

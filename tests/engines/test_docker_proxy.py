@@ -75,6 +75,7 @@ def bench_behind(proxy: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]
         yield made
 
 
+@pytest.mark.long
 def test_the_engine_works_behind_the_filter(bench_behind: Bench) -> None:
     """Locking, building, starting, watching, following, stopping and removing need no call that the filter stops."""
     engine = bench_behind.engine

@@ -40,14 +40,14 @@ spec:
   containers:
     - name: copy
       image: IMAGE
-      command: [cp, --recursive, --dereference, /from/Environments.dll, /to]
+      command: [sh, -c, cp /from/Environments.dll /to && chmod 0755 /to]
       securityContext: {runAsUser: 0}
       volumeMounts: [{name: from, mountPath: /from}, {name: to, mountPath: /to}]
   volumes:
     - {name: from, configMap: {name: libraries}}
     - {name: to, persistentVolumeClaim: {claimName: libraries}}
 """
-"""A volume with the assembly of the ConfigMap. Volumes of clusters for tests belong to root."""
+"""A volume with the assembly of the ConfigMap. Other users than root cannot read new volumes in clusters for tests."""
 
 
 @pytest.mark.parametrize("kind", ["configMap", "claim"])

@@ -20,7 +20,7 @@ from venvd_contract.errors import Conflict, Forbidden, Unauthenticated, VenvdErr
 
 from .conftest import ASK, TRANSPORTS  # type: ignore[import-not-found]
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.about("controller")]
 LOOPS = "import time\nwhile True: time.sleep(0.01)"
 
 
