@@ -22,9 +22,10 @@ from harness.waiting import wait_until
 
 from venvd_contract.errors import Conflict, InUse, InvalidRequest
 from venvd_engines import compat
-from venvd_engines.docker import DockerEngine, labels
+from venvd_engines.docker import labels
 from venvd_engines.docker.client import DockerClient
 from venvd_engines.docker.compat import PipeNames
+from venvd_engines.docker.engine import DockerEngine
 from venvd_engines.docker.oci_runtimes import OciRuntimes
 from venvd_engines.docker.socket_directories import OPEN, SocketDirectories
 from venvd_engines.docker.user_ids import BLOCK, UserIds

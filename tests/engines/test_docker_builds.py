@@ -22,7 +22,8 @@ from harness.index import PASSWORD, serving
 from harness.stack import ROOT, Quiet
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
-from venvd_engines.docker import DockerEngine, server_images
+from venvd_engines.docker import server_images
+from venvd_engines.docker.engine import DockerEngine
 from venvd_engines.engine import Image, VenvBuild
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -235,7 +236,7 @@ def test_a_killed_build_is_swept_and_done_again() -> None:
             from pathlib import Path
             sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             from harness.stack import Quiet
-            from venvd_engines.docker import DockerEngine
+            from venvd_engines.docker.engine import DockerEngine
             from venvd_engines.engine import *
             class Slow(Quiet):
                 def phase(self, name):
@@ -358,7 +359,7 @@ def test_two_processes_build_a_servers_image_once(tmp_path: Path) -> None:
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         from harness.stack import Quiet
-        from venvd_engines.docker import DockerEngine
+        from venvd_engines.docker.engine import DockerEngine
         from venvd_engines.engine import *
         progress = Quiet()
         DockerEngine(SETTINGS).prepare("pipe", progress)

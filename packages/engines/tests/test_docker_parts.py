@@ -30,9 +30,10 @@ from venvd_contract.errors import (
     Unavailable,
     VenvdError,
 )
-from venvd_engines.docker import DockerEngine, cancellable, labels, server_images
+from venvd_engines.docker import cancellable, labels, server_images
 from venvd_engines.docker.backends import Backends
 from venvd_engines.docker.client import DockerClient
+from venvd_engines.docker.engine import DockerEngine
 from venvd_engines.docker.key_files import FILE, MANAGES_FILE, KeyFiles
 from venvd_engines.docker.ports import PortSearch
 from venvd_engines.docker.socket_directories import SocketDirectories

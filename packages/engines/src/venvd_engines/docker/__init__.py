@@ -1,5 +1,1 @@
-"""The docker engine."""
-
-from venvd_engines.docker.engine import DockerEngine
-
-__all__ = ["DockerEngine"]
+"""The docker engine. This file imports nothing, since programs in pods use modules beside it without the Docker SDK."""
