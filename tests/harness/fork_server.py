@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import selectors
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ DESCRIPTORS = 4
 
 def become(request: dict[str, Any], streams: list[int]) -> None:
     """Make this fork the process that a request describes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["leads"]:
         os.setsid()
     os.environ.clear()
@@ -96,6 +98,7 @@ def find_program() -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, which end what they started
     run = find_program()
     gc.freeze()
     if serve():
