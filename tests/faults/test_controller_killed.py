@@ -65,6 +65,7 @@ def count_launches(controller: Controller, name: str) -> int:
     return [state["name"] for state in states].count(name)
 
 
+@pytest.mark.about("controller")
 @pytest.mark.parametrize(("kind", "phase"), [("pipe", "start"), ("pipe", "ready"), ("http", "start"), ("http", "idle")])
 def test_an_update_goes_on(controller: Controller, kind: str, phase: str) -> None:
     """The next controller ends the update that a killed one had begun: one launch is left, with the new build."""

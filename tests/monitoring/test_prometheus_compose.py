@@ -13,7 +13,7 @@ from harness.prometheus import Prometheus
 from harness.stack import ROOT
 from harness.waiting import wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.network]
+pytestmark = [pytest.mark.docker, pytest.mark.network, pytest.mark.long]
 
 
 @dataclass

@@ -101,6 +101,7 @@ def test_the_first_program_in_javascript(http: Running) -> None:
     assert run("node", EXAMPLES / "first" / "first.mjs", http.url, token=http.token).splitlines() == FIRST
 
 
+@pytest.mark.long  # Go compiles its HTTP library first
 @pytest.mark.needs("go")
 def test_the_first_program_in_go(http: Running) -> None:
     """The first program runs in Go, with its standard library alone."""
