@@ -47,6 +47,7 @@ SLOWEST = (
     "tests/compat",
     "tests/sdk",
     "tests/faults",
+    "services/controller",
     "tests/monitoring",
     "tests/conformance",
     "tests/dotnet",

@@ -68,6 +68,7 @@ def evaluate(url: str, token: str, code: str) -> Any:
         return backend.eval(code)
 
 
+@pytest.mark.long
 def test_destroyed_state_comes_back(machine: Machine, postgresql: Cluster, tmp_path: Path) -> None:
     """From SQLite to PostgreSQL and back: old tokens work, the backend is back, and keeps its objects in a move."""
     machine.up()

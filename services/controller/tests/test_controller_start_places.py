@@ -63,7 +63,7 @@ def test_a_long_start_leaves_its_place(
     monkeypatch.setattr(backend_start, "_PLACE_SECONDS", 0.0)
     one_at_a_time.ready = False
     first = begin(testbed, "first")
-    wait_until(lambda: "start" in one_at_a_time.steps)
+    wait_until(lambda: one_at_a_time.launches)
     one_at_a_time.ready = True
     assert testbed.controller.operations.wait(begin(testbed, "second").id, 60).state == "succeeded"
     assert testbed.controller.operations.get(first.id).state == "running"
