@@ -14,7 +14,7 @@ import pytest
 from harness.cli import Cli, run
 
 import venvd
-from venvd._cli.backend import rows as backend_rows
+from venvd._cli.backend import rows as launch_rows
 from venvd._cli.command import shorten
 from venvd._cli.size import Size
 from venvd._cli.venv import rows as venv_rows
@@ -198,11 +198,11 @@ def test_lists_show_why_something_failed() -> None:
     assert "second line" not in venv_rows([healthy, broken])
     running = Backend("app", "http", "plain", "running", backend_spec, "local", "2026-01-01T00:00:00Z", outdated=True)
     failed = dataclasses.replace(running, name="other", state="failed", error="not ready after 60 s", outdated=False)
-    assert "ERROR" not in backend_rows([running])
-    shown = backend_rows([running, failed])
+    assert "ERROR" not in launch_rows([running])
+    shown = launch_rows([running, failed])
     assert "not ready after 60 s" in shown
     assert "running, outdated" in shown
-    updated = backend_rows([dataclasses.replace(running, updating=True)])
+    updated = launch_rows([dataclasses.replace(running, updating=True)])
     assert "running, updating" in updated
     assert "venvd restart" not in updated
     assert "server): app; `venvd restart NAME`" in shown

@@ -23,7 +23,7 @@ from venvd_contract.errors import Conflict, NotFound, VenvdError
 from venvd_contract.internal import audit
 from venvd_contract.internal.messages import LOAD_PATH, LoadReport, RouterLoad
 from venvd_contract.resources import Leftover, LogLine, OperationInfo, Package
-from venvd_controller import backend_rows, updates
+from venvd_controller import launch_rows, updates
 from venvd_controller.app import create_app
 from venvd_controller.controller import Controller, create_controller
 from venvd_controller.database import Database, open_database
@@ -447,7 +447,7 @@ def engine() -> Iterator[MemoryEngine]:
 @pytest.fixture
 def create_testbed(tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Testbed]:
     """Creates controllers of one home, one after the other, which retry a failed start soon."""
-    monkeypatch.setattr(backend_rows, "_FIRST_DELAY", 0.05)
+    monkeypatch.setattr(launch_rows, "_FIRST_DELAY", 0.05)
     monkeypatch.setattr(updates, "_FIRST_DELAY", 0.2)
 
     def create(**fields: Any) -> Testbed:

@@ -24,7 +24,7 @@ from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_controller.audit_merging import AuditLine, Budget, MergedLines, Row
 from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database
-from venvd_controller.database.tables import AuditRow, BackendRow
+from venvd_controller.database.tables import AuditRow, LaunchRow
 
 log = logging.getLogger("venvd.audit")
 
@@ -100,8 +100,8 @@ class AuditLog:
         `place` names the backend in the lines, if the name differs from that of the row.
         """
         lines, refusals = self._create_lines(place or backend, events)
-        position = update(BackendRow).where(
-            BackendRow.name == backend, BackendRow.audit_position.is_not_distinct_from(before)
+        position = update(LaunchRow).where(
+            LaunchRow.name == backend, LaunchRow.audit_position.is_not_distinct_from(before)
         )
         with self._database.write() as session:
             moved = session.execute(position.values(audit_position=clean_text(events.position)[:80]))

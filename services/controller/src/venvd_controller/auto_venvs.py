@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from venvd_contract.errors import InUse, NotFound
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.database.tables import LaunchRow, VenvRow
 from venvd_controller.venvs import Venvs
 
 log = logging.getLogger("venvd.controller")
@@ -34,7 +34,7 @@ class AutoVenvs:
     def list_unused(self) -> list[str]:
         """List the names of such venvs that no backend uses."""
         with self._database.read() as session:
-            used = set(session.scalars(select(BackendRow.venv)))
+            used = set(session.scalars(select(LaunchRow.venv)))
             rows = session.scalars(select(VenvRow).where(VenvRow.name.startswith("auto-")).order_by(VenvRow.name))
             return [row.name for row in rows if row.name not in used and _is_disposable(row)]
 

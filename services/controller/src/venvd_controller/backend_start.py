@@ -16,10 +16,9 @@ from venvd_contract.internal.messages import WALLS_PATH, WallsReport
 from venvd_contract.resources import Walls
 from venvd_controller import certificates, probes, replicas
 from venvd_controller.backend_events import BackendEvents
-from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import KIND, UPDATE, Backends
 from venvd_controller.clock import now
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import LaunchRow
 from venvd_controller.home import Home
 from venvd_controller.images import Images
 from venvd_controller.keys import Keys
@@ -31,6 +30,7 @@ from venvd_controller.launch_plan import (
     plan_launch,
     read_ports,
 )
+from venvd_controller.launch_rows import read_spec
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
@@ -91,7 +91,7 @@ class BackendStarter:
                 )  # their starts were queued before
             self._backends.announce_change()  # each replica learns the address of this one
 
-    def start(self, row: BackendRow, run: Run) -> None:
+    def start(self, row: LaunchRow, run: Run) -> None:
         """Start a launch, and wait until it is ready. The present launch of the row ends before.
 
         Raises:
@@ -105,7 +105,7 @@ class BackendStarter:
             if not self._adopt_own_launch(row, run):
                 self._replace_launch(row, run)
 
-    def _await_update(self, name: str, run: Run) -> BackendRow:
+    def _await_update(self, name: str, run: Run) -> LaunchRow:
         """Wait for the end of a cancelled update, since it may start the same launch. Return the row."""
         backend = self._backends.get_row(name).replica_of or name
         while self._operations.is_ending(UPDATE, backend):
@@ -113,7 +113,7 @@ class BackendStarter:
             time.sleep(_PROBE_INTERVAL)
         return self._backends.get_row(name)
 
-    def await_replicas(self, list_replicas: Callable[[], Sequence[BackendRow]], run: Run) -> Sequence[BackendRow]:
+    def await_replicas(self, list_replicas: Callable[[], Sequence[LaunchRow]], run: Run) -> Sequence[LaunchRow]:
         """Wait until the starts of some replicas have ended. Return their rows.
 
         The time limit of the wait begins when none of these starts runs, since each start has its own limits.
@@ -137,11 +137,11 @@ class BackendStarter:
             raise Unavailable(f"{replicas.title(failed)} is {failed.state}: {failed.error or 'its start goes on'}")
         return rows
 
-    def _is_any_starting(self, rows: Sequence[BackendRow]) -> bool:
+    def _is_any_starting(self, rows: Sequence[LaunchRow]) -> bool:
         """Return whether one of the launches is being started. A launch that waits for its turn does not count."""
         return any(row.state in _STARTING and self._operations.is_running(KIND, row.name) for row in rows)
 
-    def _adopt_own_launch(self, row: BackendRow, run: Run) -> bool:
+    def _adopt_own_launch(self, row: LaunchRow, run: Run) -> bool:
         """Adopt the complete launch that this operation made before the controller was killed."""
         if row.launched_by != run.id:
             return False
@@ -158,7 +158,7 @@ class BackendStarter:
             self._await_ready(row, record, run, place)
         return True
 
-    def _replace_launch(self, row: BackendRow, run: Run) -> None:
+    def _replace_launch(self, row: LaunchRow, run: Run) -> None:
         image = self._choose_image(row, run)
         run.phase("server")
         kind = ROUTER if row.is_router else row.spec["type"]
@@ -208,7 +208,7 @@ class BackendStarter:
                     self._engine.destroy(previous)  # remove the directory of sockets, which stayed for the new launch
             raise
 
-    def _choose_image(self, row: BackendRow, run: Run) -> Image:
+    def _choose_image(self, row: LaunchRow, run: Run) -> Image:
         """Choose the image to start: the newest build of the venv, or after a rollback the earlier one.
 
         If an update to the newest build has failed, a backend that ended takes the build that it ran.
@@ -231,12 +231,12 @@ class BackendStarter:
             )
         return image
 
-    def _find_router(self, row: BackendRow) -> BackendRow | None:
+    def _find_router(self, row: LaunchRow) -> LaunchRow | None:
         """Find the router of the backend of a row."""
         launches = self._backends.list_launches(row.replica_of or row.name)
         return launches[-1] if launches[-1].is_router else None
 
-    def _await_address(self, row: BackendRow, run: Run) -> None:
+    def _await_address(self, row: LaunchRow, run: Run) -> None:
         """Wait until replica 0 no longer has the address of its backend. The router takes that address."""
         while True:
             first = self._backends.get_row(row.replica_of or "")
@@ -245,10 +245,10 @@ class BackendStarter:
             run.check()
             time.sleep(_PROBE_INTERVAL)
 
-    def _find_launch(self, row: BackendRow) -> Owned | None:
+    def _find_launch(self, row: LaunchRow) -> Owned | None:
         return next((owned for owned in self._engine.list_owned() if owned.launch_id == row.launch), None)
 
-    def _end_launch(self, row: BackendRow) -> LaunchRecord | None:
+    def _end_launch(self, row: LaunchRow) -> LaunchRecord | None:
         """End the launch of a backend, also an incomplete one of a killed controller. Return its record."""
         record = LaunchRecord(**row.record) if row.record is not None else None
         if record is not None:
@@ -260,10 +260,10 @@ class BackendStarter:
         self._backends.update(row.name, launch=None, record=None, walls=None)
         return record
 
-    def _write_launch(self, row: BackendRow, record: LaunchRecord) -> None:
+    def _write_launch(self, row: LaunchRow, record: LaunchRecord) -> None:
         self._backends.update(row.name, record=asdict(record), url=record.url, ports=read_ports(record))
 
-    def _await_ready(self, row: BackendRow, record: LaunchRecord, run: Run, place: Place) -> None:
+    def _await_ready(self, row: LaunchRow, record: LaunchRecord, run: Run, place: Place) -> None:
         run.phase("ready")
         try:
             self._poll_readiness(row, record, run, place)
@@ -276,7 +276,7 @@ class BackendStarter:
         walls = None if row.is_router else self._read_walls(row, record)
         self._backends.update(row.name, state="running", error=None, started_at=now(), walls=walls, proven_key=None)
 
-    def _read_walls(self, row: BackendRow, record: LaunchRecord) -> dict[str, Any] | None:
+    def _read_walls(self, row: LaunchRow, record: LaunchRecord) -> dict[str, Any] | None:
         """Ask the server of a backend for the walls around its user code. Return None if it does not report them."""
         try:
             status, body = probes.fetch(record, WALLS_PATH, self._backends.tokens.derive_for_metrics(row))
@@ -285,7 +285,7 @@ class BackendStarter:
             return None
         return None if report is None else asdict(Walls(**asdict(report), ociRuntime=record.data.get("ociRuntime")))
 
-    def _poll_readiness(self, row: BackendRow, record: LaunchRecord, run: Run, place: Place) -> None:
+    def _poll_readiness(self, row: LaunchRow, record: LaunchRecord, run: Run, place: Place) -> None:
         if row.is_router:
             place.leave()  # a router is ready after a replica, which needs a place
         begin = time.monotonic()
@@ -312,7 +312,7 @@ class BackendStarter:
         lines = "".join(self._read_last_lines(record, part) for part in ("server", "worker"))
         raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {readiness.reason}{lines}")
 
-    def _must_wait(self, row: BackendRow) -> bool:
+    def _must_wait(self, row: LaunchRow) -> bool:
         """Return whether a launch cannot be ready yet: a router waits for a replica, whose start takes its own time."""
         if not row.is_router:
             return False

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from venvd_contract.errors import Conflict, InvalidRequest
 from venvd_contract.resources import LONGEST_OVERLAP
 from venvd_controller.clock import format_time
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import LaunchRow
 from venvd_controller.home import Home
 from venvd_http.auth import sha256
 
@@ -34,14 +34,14 @@ class TokenNonce:
         return self.expiresAt is not None and datetime.fromisoformat(self.expiresAt) <= datetime.now(UTC)
 
 
-def list_nonces(row: BackendRow) -> list[TokenNonce]:
+def list_nonces(row: LaunchRow) -> list[TokenNonce]:
     """List the nonces of a backend's tokens. The newest token's is the last."""
     if row.tokens is None:
         return [TokenNonce(row.nonce)]
     return [TokenNonce(**each) for each in row.tokens["nonces"]]
 
 
-def rotate(row: BackendRow, overlap: float) -> str:
+def rotate(row: LaunchRow, overlap: float) -> str:
     """Give a backend a new token, and end all others after `overlap` seconds. Return the time of that end.
 
     Raises:
@@ -87,25 +87,25 @@ class BackendTokens:
         list_rows: lists the rows of all backends.
     """
 
-    def __init__(self, home: Home, list_rows: Callable[[], Sequence[BackendRow]]) -> None:
+    def __init__(self, home: Home, list_rows: Callable[[], Sequence[LaunchRow]]) -> None:
         self._home = home
         self._list_rows = list_rows
         self._owners: dict[str, TokenOwner] | None = None
         """The owners by the digests of their tokens; None after a change."""
         self._changes = 0
 
-    def derive(self, row: BackendRow) -> str | None:
+    def derive(self, row: LaunchRow) -> str | None:
         """Derive the newest token of a backend's clients. Return None if the backend serves without a token."""
         return self._derive_from(list_nonces(row)[-1]) if row.spec["token"] else None
 
-    def derive_for_metrics(self, row: BackendRow) -> str:
+    def derive_for_metrics(self, row: LaunchRow) -> str:
         return self._home.derive_token("metrics", row.nonce)
 
-    def derive_manages_key(self, row: BackendRow) -> str:
+    def derive_manages_key(self, row: LaunchRow) -> str:
         """Derive the key for the venvs that a backend manages. It is valid as long as the backend is wanted."""
         return self._home.derive_token("manages", row.nonce)
 
-    def list_digests(self, row: BackendRow) -> list[tuple[str, str | None]]:
+    def list_digests(self, row: LaunchRow) -> list[tuple[str, str | None]]:
         """List the digests of the tokens of a backend's clients with their ends, also those of ended tokens."""
         nonces = list_nonces(row) if row.spec["token"] else []
         return [(sha256(self._derive_from(each)), each.expiresAt) for each in nonces]

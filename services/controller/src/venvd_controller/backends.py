@@ -16,7 +16,13 @@ from venvd_contract.errors import Cancelled, Conflict, NotFound, VenvdError
 from venvd_contract.internal.replica_table import ReplicaTable
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, TokenRotation
 from venvd_controller import backend_tokens, replicas, sockets
-from venvd_controller.backend_rows import (
+from venvd_controller.backend_tokens import BackendTokens
+from venvd_controller.callers import Visible, match_names
+from venvd_controller.database import Database, Reading, after_commit, get_row
+from venvd_controller.database.tables import NEXT, LaunchRow, VenvRow, name_replica
+from venvd_controller.home import Home
+from venvd_controller.host_paths import HostPaths
+from venvd_controller.launch_rows import (
     Newest,
     create_resource,
     find_newest,
@@ -25,12 +31,6 @@ from venvd_controller.backend_rows import (
     make_row,
     read_spec,
 )
-from venvd_controller.backend_tokens import BackendTokens
-from venvd_controller.callers import Visible, match_names
-from venvd_controller.database import Database, Reading, after_commit, get_row
-from venvd_controller.database.tables import NEXT, BackendRow, VenvRow, name_replica
-from venvd_controller.home import Home
-from venvd_controller.host_paths import HostPaths
 from venvd_controller.operations import Operations
 from venvd_controller.secret_store import remove_secrets
 from venvd_controller.specs import check_backend, choose_name
@@ -69,7 +69,7 @@ class Backends:
         self._operations = operations
         self._venvs = venvs
         self._rows = Reading(
-            database, lambda session: session.scalars(select(BackendRow).order_by(BackendRow.name)).all()
+            database, lambda session: session.scalars(select(LaunchRow).order_by(LaunchRow.name)).all()
         )
         self.tokens = BackendTokens(home, self.list_rows)
         self.on_change: list[Callable[[], None]] = []
@@ -77,17 +77,17 @@ class Backends:
     def list_all(
         self, after: str | None = None, limit: int = 1000, visible: Visible | None = None
     ) -> Sequence[Backend]:
-        query = select(BackendRow).where(BackendRow.name > (after or ""), BackendRow.replica == 0)
+        query = select(LaunchRow).where(LaunchRow.name > (after or ""), LaunchRow.replica == 0)
         if visible is not None:
-            names = match_names(BackendRow.name, visible.backends)
-            query = query.where(or_(match_names(BackendRow.venv, visible.venvs), names))
+            names = match_names(LaunchRow.name, visible.backends)
+            query = query.where(or_(match_names(LaunchRow.venv, visible.venvs), names))
         with self._database.read() as session:
             newest = find_newest(session, self._engine)
-            rows = session.scalars(query.order_by(BackendRow.name).limit(limit)).all()
-            others = session.scalars(select(BackendRow).where(BackendRow.replica_of.in_(row.name for row in rows)))
+            rows = session.scalars(query.order_by(LaunchRow.name).limit(limit)).all()
+            others = session.scalars(select(LaunchRow).where(LaunchRow.replica_of.in_(row.name for row in rows)))
             return [self._create_resource(each, newest) for each in replicas.group_by_backend([*rows, *others])]
 
-    def list_rows(self) -> Sequence[BackendRow]:
+    def list_rows(self) -> Sequence[LaunchRow]:
         return self._rows.get()
 
     def get(self, name: str) -> Backend:
@@ -99,7 +99,7 @@ class Backends:
         groups = replicas.group_by_backend(self.list_rows())
         return [(group[0].spec["type"], replicas.combine_state(group)) for group in groups]
 
-    def list_replicas(self, name: str) -> list[BackendRow]:
+    def list_replicas(self, name: str) -> list[LaunchRow]:
         """List the rows of all replicas of a backend, by number.
 
         Raises:
@@ -107,7 +107,7 @@ class Backends:
         """
         return [row for row in self.list_launches(name) if not row.is_router]
 
-    def list_launches(self, name: str) -> list[BackendRow]:
+    def list_launches(self, name: str) -> list[LaunchRow]:
         """List all rows of a backend: those of its replicas by number, and then that of its router.
 
         Raises:
@@ -117,11 +117,11 @@ class Backends:
             rows = [get_backend_row(session, name), *replicas.list_others(session, name)]
         return replicas.group_by_backend(rows)[0]
 
-    def make_replica_table(self, row: BackendRow) -> ReplicaTable:
+    def make_replica_table(self, row: LaunchRow) -> ReplicaTable:
         """Make the table of the replicas of the backend of a row, for its servers."""
         return replicas.make_table(self.list_rows(), row)
 
-    def find_replica(self, name: str, number: int) -> BackendRow:
+    def find_replica(self, name: str, number: int) -> LaunchRow:
         """Return the row of a replica.
 
         Raises:
@@ -133,7 +133,7 @@ class Backends:
             raise NotFound(f'the backend "{name}" has no replica {number}; it has {len(rows)}, counted from 0')
         return row
 
-    def get_row(self, name: str) -> BackendRow:
+    def get_row(self, name: str) -> LaunchRow:
         """Read the row of a backend.
 
         Raises:
@@ -160,12 +160,12 @@ class Backends:
             raise Conflict(f'the backend "{name}" is {row.state} and does not run{reason}')
         return LaunchRecord(**row.record)
 
-    def show(self, session: Session, row: BackendRow) -> Backend:
+    def show(self, session: Session, row: LaunchRow) -> Backend:
         """Make the resource of a backend as the transaction of `session` sees it."""
         rows = [row, *replicas.list_others(session, row.name)]
         return self._create_resource(replicas.group_by_backend(rows)[0], find_newest(session, self._engine))
 
-    def _create_resource(self, rows: Sequence[BackendRow], newest: Newest) -> Backend:
+    def _create_resource(self, rows: Sequence[LaunchRow], newest: Newest) -> Backend:
         is_updating = rows[0].name in self._operations.list_active_targets(UPDATE)
         return create_resource(rows, newest, self._engine.name, self.tokens.derive(rows[0]), updating=is_updating)
 
@@ -202,14 +202,14 @@ class Backends:
         is_missing = name == "default" and session.get(VenvRow, name) is None
         return self._venvs.add_default(session) if is_missing else get_row(session, VenvRow, "venv", name)
 
-    def _add_row(self, session: Session, spec: BackendSpec, *, declared: bool, visible: Visible | None) -> BackendRow:
-        rows = session.scalars(select(BackendRow))
+    def _add_row(self, session: Session, spec: BackendSpec, *, declared: bool, visible: Visible | None) -> LaunchRow:
+        rows = session.scalars(select(LaunchRow))
         taken = {row.name for row in rows if declared or not _is_replaceable(row, visible)}
         if spec.name is not None and spec.name in taken:
             raise Conflict(f'a backend "{spec.name}" exists already; stop it first, or choose another name')
         name = spec.name or choose_name(f"{spec.venv}-{spec.type}", taken)
         sockets.check_free(session, spec, name, self._home.id, self.host_paths.run_dir)
-        failed = session.get(BackendRow, name)
+        failed = session.get(LaunchRow, name)
         if failed is not None:
             for each in (failed, *replicas.list_others(session, name), *replicas.list_beside(session, name)):
                 self._operations.cancel_active(session, KIND, each.name)
@@ -222,21 +222,21 @@ class Backends:
         after_commit(session, self.tokens.forget_owners)
         return row
 
-    def _adjust_replicas(self, session: Session, row: BackendRow) -> None:
+    def _adjust_replicas(self, session: Session, row: LaunchRow) -> None:
         """Make the rows of the replicas of a backend that starts as a whole, and queue their starts. Others end."""
         spec = read_spec(row)
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
-        row.names = replicas.count_at_start(spec)
+        row.named_replicas = replicas.count_at_start(spec)
         first = replicas.ROUTER if self._is_routed(session, row) else 1
-        for number in (number for number in range(first, row.names) if number != 0):
+        for number in (number for number in range(first, row.named_replicas) if number != 0):
             self.start_replica(session, row, number, others.pop(number, None))
         for other in others.values():
             self.remove_row(session, other)
 
-    def _is_routed(self, session: Session, row: BackendRow) -> bool:
+    def _is_routed(self, session: Session, row: LaunchRow) -> bool:
         return replicas.is_routed(read_spec(row), session.get(VenvRow, row.venv), self._engine)
 
-    def start_replica(self, session: Session, row: BackendRow, number: int, other: BackendRow | None) -> None:
+    def start_replica(self, session: Session, row: LaunchRow, number: int, other: LaunchRow | None) -> None:
         """Queue the start of a replica of the backend of `row`, or of its router.
 
         Args:
@@ -250,7 +250,7 @@ class Backends:
         """
         if other is None:
             name = name_replica(row.name, number)
-            if session.get(BackendRow, name) is not None:
+            if session.get(LaunchRow, name) is not None:
                 what = "the router" if number == replicas.ROUTER else f"replica {number}"
                 raise Conflict(f'replicas: {what} would be "{name}", and a backend has that name')
             other = make_row(name, read_spec(row), declared=row.declared)
@@ -267,7 +267,7 @@ class Backends:
         other.retry_at, other.failures, other.error, other.drain_until = 0.0, 0, None, None
         self._queue_start(session, other)
 
-    def _queue_start(self, session: Session, row: BackendRow) -> OperationInfo:
+    def _queue_start(self, session: Session, row: LaunchRow) -> OperationInfo:
         operation = self._operations.submit(session, KIND, row.name, row.venv)
         row.state, row.operation = "pending", operation.id
         return operation
@@ -295,7 +295,7 @@ class Backends:
             pinned = replicas.list_previous_builds([row, *others.values()]) if back else {}
             if self._is_routed(session, row):
                 self.start_replica(session, row, replicas.ROUTER, others.pop(replicas.ROUTER, None))
-            row.names = replicas.choose_count(read_spec(row), list(others.values()))  # all sessions end
+            row.named_replicas = replicas.choose_count(read_spec(row), list(others.values()))  # all sessions end
             for each in (*others.values(), row):
                 if each.drain_until is not None:
                     self.remove_row(session, each)
@@ -352,7 +352,7 @@ class Backends:
                 self._adjust_replicas(session, row)
                 self._queue_start(session, row)
 
-    def scale_rows(self, session: Session, row: BackendRow, count: int) -> None:
+    def scale_rows(self, session: Session, row: LaunchRow, count: int) -> None:
         """Give a backend `count` replicas: start the missing ones, and drain those with the highest numbers."""
         others = {each.replica: each for each in replicas.list_others(session, row.name)}
         for number in range(1, count):
@@ -372,7 +372,7 @@ class Backends:
     def end_drain(self, name: str) -> None:
         """Mark a drained replica for removal, unless it is wanted again. Do the same for a launch beside a place."""
         with self._database.write() as session:
-            row = session.get(BackendRow, name)
+            row = session.get(LaunchRow, name)
             if row is not None and (row.drain_until is not None or row.stage is not None):
                 self.remove_row(session, row)
 
@@ -384,13 +384,13 @@ class Backends:
             for each in (row, *replicas.list_others(session, name), *replicas.list_beside(session, name)):
                 self.remove_row(session, each)
 
-    def cancel_update(self, session: Session, row: BackendRow) -> None:
+    def cancel_update(self, session: Session, row: LaunchRow) -> None:
         """End an update of the backend of a row before its launches start anew. Former launches continue to drain."""
         self._operations.cancel_active(session, UPDATE, row.name)
         for each in replicas.list_beside(session, row.name, NEXT):
             self.remove_row(session, each)
 
-    def remove_row(self, session: Session, row: BackendRow) -> None:
+    def remove_row(self, session: Session, row: LaunchRow) -> None:
         """Mark one launch for removal."""
         row.wanted, row.state = False, "stopping"
         after_commit(session, self.tokens.forget_owners)
@@ -408,7 +408,7 @@ class Backends:
         """
         with self._database.write() as session:
             row = _get_row(session, name)
-            taken = set(session.scalars(select(BackendRow.user_id).where(BackendRow.name != name)))
+            taken = set(session.scalars(select(LaunchRow.user_id).where(LaunchRow.name != name)))
             if row.user_id not in available or row.user_id in taken:
                 row.user_id = next((number for number in available if number not in taken), None)
                 if available and row.user_id is None:
@@ -419,11 +419,11 @@ class Backends:
         """Write columns of a backend. Write the state only while the backend is wanted."""
         with self._database.write() as session:
             if "state" in values:
-                session.execute(_update(name).where(BackendRow.wanted).values(state=values.pop("state")))
+                session.execute(_update(name).where(LaunchRow.wanted).values(state=values.pop("state")))
             if values:
                 session.execute(_update(name).values(**values))
 
-    def update_if_unchanged(self, seen: BackendRow, **values: object) -> bool:
+    def update_if_unchanged(self, seen: LaunchRow, **values: object) -> bool:
         """Write columns of a backend unless it changed since `seen` was read. Return whether they were written."""
         with self._database.write() as session:
             if self._has_changed(session, seen):
@@ -431,14 +431,14 @@ class Backends:
             session.execute(_update(seen.name).values(**values))
         return True
 
-    def start_if_unchanged(self, seen: BackendRow) -> None:
+    def start_if_unchanged(self, seen: LaunchRow) -> None:
         """Queue a start of a backend unless it changed since `seen` was read."""
         with self._database.write() as session:
             if not self._has_changed(session, seen):
                 self._queue_start(session, _get_row(session, seen.name))
 
-    def _has_changed(self, session: Session, seen: BackendRow) -> bool:
-        row = session.get(BackendRow, seen.name)
+    def _has_changed(self, session: Session, seen: LaunchRow) -> bool:
+        row = session.get(LaunchRow, seen.name)
         return (
             row is None
             or get_version(row) != get_version(seen)
@@ -448,7 +448,7 @@ class Backends:
     def delete_row(self, name: str) -> None:
         """Delete the row of an ended launch. The row of a backend stays until all its other rows are gone."""
         with self._database.write() as session:
-            row = session.get(BackendRow, name)
+            row = session.get(LaunchRow, name)
             rest = [*replicas.list_others(session, name), *replicas.list_beside(session, name)]
             if row is not None and rest:
                 row.record, row.launch = None, None
@@ -456,20 +456,20 @@ class Backends:
                 remove_secrets(session, "backend", name)
                 session.delete(row)
                 is_replica = row.replica_of is not None and row.stage is None and not row.is_router
-                first = session.get(BackendRow, row.replica_of) if is_replica else None
+                first = session.get(LaunchRow, row.replica_of) if is_replica else None
                 if first is not None:
-                    first.names = min(first.names, row.replica)
+                    first.named_replicas = min(first.named_replicas, row.replica)
                     after_commit(session, self.announce_change)
                 after_commit(session, self.tokens.forget_owners)
 
     def record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
         """Note a failed start. The reconciler retries a backend that ran before, but not one that never ran."""
-        row = session.get(BackendRow, name)
+        row = session.get(LaunchRow, name)
         if row is not None and row.operation == operation and row.wanted:
             self.note_failed_start(row, error)
 
     @staticmethod
-    def note_failed_start(row: BackendRow, error: VenvdError) -> None:
+    def note_failed_start(row: LaunchRow, error: VenvdError) -> None:
         """Note that a launch could not be started."""
         row.state = "unhealthy" if row.started_at else "failed"
         row.error = error.message
@@ -478,21 +478,21 @@ class Backends:
             row.retry_at = time.time() + get_retry_delay(row.failures)
 
 
-def _is_replaceable(row: BackendRow, visible: Visible | None) -> bool:
+def _is_replaceable(row: LaunchRow, visible: Visible | None) -> bool:
     """Return whether a backend stays only to show its error. A new start of the same name replaces such a backend."""
     shown = visible is None or any(fnmatchcase(row.venv, name) for name in visible.venvs)
     return shown and row.wanted and row.state == "failed" and not row.declared
 
 
 def _update(name: str) -> Any:
-    return update(BackendRow).where(BackendRow.name == name)
+    return update(LaunchRow).where(LaunchRow.name == name)
 
 
-def _get_row(session: Session, name: str) -> BackendRow:
-    return get_row(session, BackendRow, "backend", name)
+def _get_row(session: Session, name: str) -> LaunchRow:
+    return get_row(session, LaunchRow, "backend", name)
 
 
-def get_backend_row(session: Session, name: str) -> BackendRow:
+def get_backend_row(session: Session, name: str) -> LaunchRow:
     """Read the row of a backend. A name of a further replica is an error."""
     row = _get_row(session, name)
     if row.replica_of is not None:

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from venvd_contract.errors import Conflict, VenvdError
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow, ImageRow, OwnerRow, RuntimeRow, VenvRow
+from venvd_controller.database.tables import ImageRow, LaunchRow, OwnerRow, RuntimeRow, VenvRow
 from venvd_engines.engine import Engine
 
 log = logging.getLogger("venvd.controller")
@@ -43,7 +43,7 @@ def choose_engine(name: str, database: Database, home_id: str, create_engine: Cr
 def _find_previous_engine(database: Database, home_id: str) -> str | None:
     with database.read() as session:
         owner = session.scalars(select(OwnerRow)).first()
-        empty = not any(session.scalars(select(table)).first() for table in (RuntimeRow, VenvRow, BackendRow))
+        empty = not any(session.scalars(select(table)).first() for table in (RuntimeRow, VenvRow, LaunchRow))
     if owner is not None and owner.home != home_id:
         raise Conflict(
             f"the database belongs to the home {owner.home}, and this one is {home_id}: "
@@ -70,7 +70,7 @@ def _reset_state(database: Database) -> None:
     with database.write() as session:
         session.execute(update(RuntimeRow).values(state="pending", resolved=None, base=None))
         session.execute(update(VenvRow).values(state="pending", image=None, lock=None, inputs=None))
-        session.execute(update(BackendRow).values(record=None, launch=None, launched_by=None, key=None, python=None))
-        session.execute(update(BackendRow).where(BackendRow.wanted).values(state="pending"))
+        session.execute(update(LaunchRow).values(record=None, launch=None, launched_by=None, key=None, python=None))
+        session.execute(update(LaunchRow).where(LaunchRow.wanted).values(state="pending"))
         for row in session.scalars(select(ImageRow)):
             session.delete(row)

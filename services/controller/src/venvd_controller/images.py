@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Conflict, VenvdError
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow, ImageRow, VenvRow
+from venvd_controller.database.tables import ImageRow, LaunchRow, VenvRow
 from venvd_controller.operations import Operations
 from venvd_engines.engine import Engine
 
@@ -111,6 +111,6 @@ class Images:
 
 def _list_used_keys(session: Session) -> set[str]:
     venvs = {row.image["key"] for row in session.scalars(select(VenvRow)) if row.image}
-    row = BackendRow
+    row = LaunchRow
     columns = (row.key, row.previous_key, row.pinned_key, row.wanted_key, row.proven_key)
     return venvs | {key for keys in session.execute(select(*columns)) for key in keys if key}

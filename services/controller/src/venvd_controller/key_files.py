@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from venvd_contract.errors import Unavailable, VenvdError
 from venvd_controller.backends import Backends
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import LaunchRow
 from venvd_controller.keys import Keys
 from venvd_controller.secret_store import SecretStore
 from venvd_engines.engine import Engine, LaunchRecord
@@ -78,7 +78,7 @@ class KeyFiles:
             self._write(launch, "secrets", row, secrets[row.name])
             self._refresh(launch, row)
 
-    def _write(self, launch: str, kind: str, row: BackendRow, data: bytes | Unavailable) -> None:
+    def _write(self, launch: str, kind: str, row: LaunchRow, data: bytes | Unavailable) -> None:
         known, written_again_at = self._files.get((launch, kind), (b"", 0.0))
         if data == known and time.monotonic() < written_again_at:
             return
@@ -89,12 +89,12 @@ class KeyFiles:
             write(LaunchRecord(**row.record or {}), data)
             self._files[launch, kind] = (data, time.monotonic() + _REPAIR_SECONDS)
 
-    def _refresh(self, launch: str, row: BackendRow) -> None:
+    def _refresh(self, launch: str, row: LaunchRow) -> None:
         with self._log_failure(launch, "files", row):
             self._engine.refresh_files(LaunchRecord(**row.record or {}))
 
     @contextmanager
-    def _log_failure(self, launch: str, kind: str, row: BackendRow) -> Iterator[None]:
+    def _log_failure(self, launch: str, kind: str, row: LaunchRow) -> Iterator[None]:
         """Log a new failure, and go on: the other launches get their files."""
         try:
             yield

@@ -21,7 +21,7 @@ from venvd_controller.backends import Backends
 from venvd_controller.callers import OLDER_ADMIN, Caller
 from venvd_controller.clock import format_time, now
 from venvd_controller.database import Database, after_commit, get_row
-from venvd_controller.database.tables import BackendRow, KeyRow
+from venvd_controller.database.tables import KeyRow, LaunchRow
 from venvd_controller.home import Home
 from venvd_http.auth import WrongToken, sha256
 
@@ -81,7 +81,7 @@ class Keys:
         with self._lock:
             self._keys = {other: key for other, key in self._keys.items() if other != digest}
 
-    def render_file(self, row: BackendRow) -> bytes:
+    def render_file(self, row: LaunchRow) -> bytes:
         """Return the key file of a backend's server.
 
         It contains the backend's own tokens, each key that may call the backend or read its metrics, and the table of

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from venvd_contract.errors import Conflict
 from venvd_contract.resources import BackendSpec, VenvSpec
 from venvd_contract.server_settings import merge_server_settings
-from venvd_controller.backend_rows import read_spec
 from venvd_controller.backends import Backends
-from venvd_controller.database.tables import BackendRow, name_replica
+from venvd_controller.database.tables import LaunchRow, name_replica
 from venvd_controller.host_paths import HostPaths
+from venvd_controller.launch_rows import read_spec
 from venvd_controller.replicas import plan_replica
 from venvd_controller.settings import Settings
 from venvd_controller.specs import choose_socket_name
@@ -32,7 +32,7 @@ _BEHIND = 10_000
 
 
 def plan_launch(
-    row: BackendRow,
+    row: LaunchRow,
     venv: VenvSpec,
     image: Image,
     server_env: Mapping[str, str],
@@ -96,7 +96,7 @@ def plan_launch(
     )
 
 
-def _choose_address_name(row: BackendRow, *, routed: bool) -> str:
+def _choose_address_name(row: LaunchRow, *, routed: bool) -> str:
     """Choose the name of the address: the router has the backend's, and a replica behind it has another one."""
     if row.is_router:
         return row.replica_of or row.name
@@ -109,7 +109,7 @@ def _choose_network(venv: VenvSpec, spec: BackendSpec) -> bool | Literal["loopba
 
 
 def create_server_env(
-    row: BackendRow, venv: VenvSpec, backends: Backends, settings: Settings, engine_name: str
+    row: LaunchRow, venv: VenvSpec, backends: Backends, settings: Settings, engine_name: str
 ) -> dict[str, str]:
     """Create the settings of a backend's server, without those that the engine adds or that name files."""
     spec = read_spec(row)

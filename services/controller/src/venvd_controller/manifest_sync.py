@@ -13,7 +13,7 @@ from venvd_contract.errors import Conflict, InUse, InvalidRequest, NotFound, Ven
 from venvd_contract.resources import BackendSpec
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow, RuntimeRow, StoppedRow, VenvRow
+from venvd_controller.database.tables import LaunchRow, RuntimeRow, StoppedRow, VenvRow
 from venvd_controller.manifest import Manifest, read_manifest
 from venvd_controller.providers import Providers
 from venvd_controller.runtimes import Runtimes
@@ -91,7 +91,7 @@ class ManifestSync:
         for name, backend in self._manifest.backends.items():
             self._apply_backend(name, backend, stopped=name in stopped)
         with self._database.read() as session:
-            query = select(BackendRow.name).where(BackendRow.declared, BackendRow.wanted, BackendRow.replica == 0)
+            query = select(LaunchRow.name).where(LaunchRow.declared, LaunchRow.wanted, LaunchRow.replica == 0)
             undeclared = set(session.scalars(query)) - set(self._manifest.backends)
         for name in undeclared:
             self._backends.request_removal(name)
@@ -155,7 +155,7 @@ class ManifestSync:
 
     def _follow(self, manifest: Manifest) -> None:
         with self._database.read() as session:
-            backends = set(session.scalars(select(BackendRow.name)))
+            backends = set(session.scalars(select(LaunchRow.name)))
             venvs = set(session.scalars(select(VenvRow.name).where(VenvRow.declared)))
             runtimes = set(session.scalars(select(RuntimeRow.version).where(RuntimeRow.declared)))
         providers = self._providers.list_declared()

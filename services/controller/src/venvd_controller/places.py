@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 
-from venvd_controller.backend_rows import make_row, read_spec
-from venvd_controller.database.tables import FORMER, NEXT, BackendRow
+from venvd_controller.database.tables import FORMER, NEXT, LaunchRow
+from venvd_controller.launch_rows import make_row, read_spec
 
 _LONGEST_NAME = 63
 _LAUNCH = (
@@ -27,7 +27,7 @@ _LAUNCH = (
 """The columns that describe a launch."""
 
 
-def make_next_row(row: BackendRow) -> BackendRow:
+def make_next_row(row: LaunchRow) -> LaunchRow:
     """Make the row of a launch that will take the place of the launch of `row`."""
     spec = replace(read_spec(row), ttl=None, port=None, httpPort=None)
     ending = f"--{secrets.token_hex(4)}"
@@ -37,7 +37,7 @@ def make_next_row(row: BackendRow) -> BackendRow:
     return following
 
 
-def exchange_launches(row: BackendRow, following: BackendRow) -> None:
+def exchange_launches(row: LaunchRow, following: LaunchRow) -> None:
     """Give a place the launch of its successor. The successor's row gets the old launch and becomes `FORMER`."""
     if row.key != following.key:
         row.previous_key = row.key

@@ -12,10 +12,10 @@ import yaml
 from venvd_contract.errors import InvalidRequest, Unimplemented
 from venvd_contract.resources import BackendSpec, PodManifest
 from venvd_controller import launch_plan
-from venvd_controller.backend_rows import make_row
 from venvd_controller.backends import Backends
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import LaunchRow
 from venvd_controller.home import Home
+from venvd_controller.launch_rows import make_row
 from venvd_controller.secret_store import SecretStore
 from venvd_controller.settings import Settings
 from venvd_controller.specs import check_backend, choose_name
@@ -70,7 +70,7 @@ class PodManifests:
         objects = self._engine.make_manifest(launch, token, image)
         return PodManifest(row.name, spec.venv, URL, _HEAD.format(venv=spec.venv) + _write_yaml(objects))
 
-    def _plan(self, row: BackendRow, spec: BackendSpec, token: str | None) -> Launch:
+    def _plan(self, row: LaunchRow, spec: BackendSpec, token: str | None) -> Launch:
         """Plan the launch of a backend whose row is not in the database."""
         venv = self._venvs.get(spec.venv).spec
         self._check(spec)

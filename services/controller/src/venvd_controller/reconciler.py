@@ -15,11 +15,11 @@ from datetime import datetime
 from venvd_contract.errors import NotFound, VenvdError
 from venvd_controller import probes
 from venvd_controller.backend_events import BackendEvents
-from venvd_controller.backend_rows import find_expiry, get_retry_delay, get_version
 from venvd_controller.backends import KIND, UPDATE, Backends
 from venvd_controller.clock import now
-from venvd_controller.database.tables import FORMER, BackendRow
+from venvd_controller.database.tables import FORMER, LaunchRow
 from venvd_controller.launch_list import LaunchList
+from venvd_controller.launch_rows import find_expiry, get_retry_delay, get_version
 from venvd_controller.operations import Operations
 from venvd_controller.scaling import Scaler
 from venvd_controller.sleep import Sleep
@@ -187,7 +187,7 @@ class Reconciler:
         log.info("destroying a launch without a backend: %s (%s)", owned.name, owned.launch_id)
         self._engine.destroy_owned(owned)
 
-    def _reconcile(self, row: BackendRow, owned: Owned | None) -> None:
+    def _reconcile(self, row: LaunchRow, owned: Owned | None) -> None:
         if not row.wanted:
             self._remove(row, owned)
         elif row.stage is not None:
@@ -208,25 +208,25 @@ class Reconciler:
         elif row.state in {"pending", "starting"} and not self._is_updated(row):
             self._backends.start_if_unchanged(row)
 
-    def _end_beside(self, row: BackendRow, owned: Owned | None) -> None:
+    def _end_beside(self, row: LaunchRow, owned: Owned | None) -> None:
         """Remove a launch beside a place, once it has drained or ended, or if no update needs it."""
         is_gone = row.stage == FORMER and (owned is None or not owned.running)
         if is_gone or self._updates.has_ended(row):
             self._backends.end_drain(row.name)
             self.wake()
 
-    def _is_updated(self, row: BackendRow) -> bool:
+    def _is_updated(self, row: LaunchRow) -> bool:
         """Return whether an update of the backend starts this launch."""
         updated = self._operations.list_active_targets(UPDATE)
         return row.proven_key is not None and (row.replica_of or row.name) in updated
 
-    def _expire(self, row: BackendRow) -> None:
+    def _expire(self, row: LaunchRow) -> None:
         log.info("%s: its time to live is over; it is removed", row.name)
         self._events.collect_end(row, "its time to live is over")
         self._backends.request_removal(row.name)
         self.wake()
 
-    def _remove(self, row: BackendRow, owned: Owned | None) -> None:
+    def _remove(self, row: LaunchRow, owned: Owned | None) -> None:
         if row.record is not None:
             self._end_launch(row, LaunchRecord(**row.record))
         elif owned is not None:
@@ -235,20 +235,20 @@ class Reconciler:
         if row.replica_of is not None:
             self.wake()  # another turn is due, since the row of the backend goes last
 
-    def _remove_rest(self, row: BackendRow, owned: Owned) -> None:
+    def _remove_rest(self, row: LaunchRow, owned: Owned) -> None:
         """Remove what a failed start has left because the engine was away."""
         log.info("%s: destroying what its failed start left", row.name)
         self._engine.destroy_owned(owned)
         self._backends.update_if_unchanged(row, launch=None, record=None)
         self.wake()
 
-    def _end_launch(self, row: BackendRow, record: LaunchRecord) -> None:
+    def _end_launch(self, row: LaunchRow, record: LaunchRecord) -> None:
         self._events.collect_last(row, record)
         self._engine.stop(record, self._grace)
         self._engine.destroy(record)
         self._reset_probes(row.name)
 
-    def _check(self, row: BackendRow, record: LaunchRecord, owned: Owned | None) -> None:
+    def _check(self, row: LaunchRow, record: LaunchRecord, owned: Owned | None) -> None:
         if owned is None or not owned.running:
             state = None if owned is None else self._engine.inspect(record)
             if state is None or not state.running:
@@ -281,7 +281,7 @@ class Reconciler:
         self._unready_since.pop(name, None)
         self._silent_since.pop(name, None)
 
-    def _replace(self, row: BackendRow, reason: str) -> None:
+    def _replace(self, row: LaunchRow, reason: str) -> None:
         """Schedule the restart of a backend that ended.
 
         A stable backend restarts at once. A backend that ends again and again restarts after a growing delay.
@@ -302,7 +302,7 @@ class Reconciler:
             self._events.collect_end(row, reason)
             self.wake()
 
-    def _retry(self, row: BackendRow) -> None:
+    def _retry(self, row: LaunchRow) -> None:
         if time.time() >= row.retry_at:
             self._backends.start_if_unchanged(row)
 

@@ -21,7 +21,7 @@ from venvd_contract.internal.replica_table import ReplicaEntry, ReplicaTable
 from venvd_contract.resources import DRAIN_TIMEOUT, MOST_REPLICAS, BackendSpec
 from venvd_contract.server_settings import merge_server_settings
 from venvd_controller import certificates, probes
-from venvd_controller.database.tables import FORMER, NEXT, BackendRow, VenvRow
+from venvd_controller.database.tables import FORMER, NEXT, LaunchRow, VenvRow
 from venvd_engines.engine import Engine, LaunchRecord
 
 ROUTER = -1
@@ -80,7 +80,7 @@ def count_at_start(spec: BackendSpec) -> int:
     return max(spec.minReplicas or 1, min(spec.replicas, spec.maxReplicas))
 
 
-def choose_count(spec: BackendSpec, others: Sequence[BackendRow]) -> int:
+def choose_count(spec: BackendSpec, others: Sequence[LaunchRow]) -> int:
     """Choose the number of replicas of a running backend.
 
     Args:
@@ -131,30 +131,30 @@ def plan_replica(spec: BackendSpec) -> BackendSpec:
     return replace(spec, port=None, httpPort=None, socketDir=None, pipeName=None, ttl=None)
 
 
-def list_others(session: Session, backend: str) -> Sequence[BackendRow]:
+def list_others(session: Session, backend: str) -> Sequence[LaunchRow]:
     """List the rows of a backend except that of replica 0. The router's row comes first."""
-    query = select(BackendRow).where(BackendRow.replica_of == backend, BackendRow.stage.is_(None))
-    return session.scalars(query.order_by(BackendRow.replica)).all()
+    query = select(LaunchRow).where(LaunchRow.replica_of == backend, LaunchRow.stage.is_(None))
+    return session.scalars(query.order_by(LaunchRow.replica)).all()
 
 
-def list_beside(session: Session, backend: str, stage: str | None = None) -> Sequence[BackendRow]:
+def list_beside(session: Session, backend: str, stage: str | None = None) -> Sequence[LaunchRow]:
     """List the rows of the launches beside a backend's replicas: all of them, or those of a stage."""
-    query = select(BackendRow).where(BackendRow.replica_of == backend, BackendRow.stage.is_not(None))
-    return [row for row in session.scalars(query.order_by(BackendRow.replica)) if stage in {None, row.stage}]
+    query = select(LaunchRow).where(LaunchRow.replica_of == backend, LaunchRow.stage.is_not(None))
+    return [row for row in session.scalars(query.order_by(LaunchRow.replica)) if stage in {None, row.stage}]
 
 
-def group_by_backend(rows: Iterable[BackendRow]) -> list[list[BackendRow]]:
+def group_by_backend(rows: Iterable[LaunchRow]) -> list[list[LaunchRow]]:
     """Group rows by backend, each group in the order of its replicas. A router comes last.
 
     The groups do not have launches beside those of replicas.
     """
-    groups: dict[str, list[BackendRow]] = {}
+    groups: dict[str, list[LaunchRow]] = {}
     for row in sorted((row for row in rows if row.stage is None), key=lambda row: (row.is_router, row.replica)):
         groups.setdefault(row.replica_of or row.name, []).append(row)
     return list(groups.values())
 
 
-def combine_state(rows: Sequence[BackendRow]) -> str:
+def combine_state(rows: Sequence[LaunchRow]) -> str:
     """Combine the states of the replicas of a backend: it runs if all do, and is `unhealthy` if some do not.
 
     Replicas that will be removed do not count.
@@ -171,7 +171,7 @@ def combine_state(rows: Sequence[BackendRow]) -> str:
     return "unhealthy"
 
 
-def combine_error(rows: Sequence[BackendRow]) -> str | None:
+def combine_error(rows: Sequence[LaunchRow]) -> str | None:
     """Return the error of a backend, or the first error of its replicas, with the replica's number."""
     failed = next((row for row in rows if describe_error(row)), None)
     if failed is None or len(rows) == 1:
@@ -179,19 +179,19 @@ def combine_error(rows: Sequence[BackendRow]) -> str | None:
     return f"{title(failed)}: {describe_error(failed)}"
 
 
-def describe_error(row: BackendRow) -> str | None:
+def describe_error(row: LaunchRow) -> str | None:
     """Return what is wrong with a replica, or why an update could not change it."""
     if row.error or row.update_error is None:
         return row.error
     return f"it runs on as it was, since its update failed: {row.update_error}"
 
 
-def title(row: BackendRow) -> str:
+def title(row: LaunchRow) -> str:
     """Return the name of a launch of a backend for a sentence."""
     return "the router" if row.is_router else f"replica {row.replica}"
 
 
-def list_previous_builds(rows: Sequence[BackendRow]) -> dict[str, str]:
+def list_previous_builds(rows: Sequence[LaunchRow]) -> dict[str, str]:
     """List the keys of the builds that the launches of a backend ran before, by the names of their rows.
 
     Raises:
@@ -207,7 +207,7 @@ def list_previous_builds(rows: Sequence[BackendRow]) -> dict[str, str]:
     return {row.name: row.previous_key for row in running if row.previous_key is not None}
 
 
-def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaTable:
+def make_table(all_rows: Sequence[LaunchRow], launched: LaunchRow) -> ReplicaTable:
     """Make the table of replicas for the server or the router of a row, from the rows of all backends."""
     backend = launched.replica_of or launched.name
     everything = [row for row in all_rows if backend in (row.name, row.replica_of) and not row.is_router]
@@ -223,7 +223,7 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
     for row in sorted(everything, key=lambda row: row.created_at):
         if row.stage == FORMER and row.wanted and row.record is not None:
             numbers[row.name] = len(entries)
-            sessions = None if row.left is None else row.left["sessions"]
+            sessions = None if row.last_sessions is None else row.last_sessions["sessions"]
             entries.append(ReplicaEntry(draining=True, left=row.replica, sessions=sessions))
             _write_address(entries[-1], LaunchRecord(**row.record), own=True)
     serving = next((row for row in rows if launched.stage == NEXT and row.replica == launched.replica), None)
@@ -231,7 +231,7 @@ def make_table(all_rows: Sequence[BackendRow], launched: BackendRow) -> ReplicaT
         # calls reach a successor once the address leads to it, perhaps before it reads another table
         entries.append(ReplicaEntry(draining=True, left=serving.replica))
         _write_address(entries[-1], LaunchRecord(**serving.record), own=True)
-    names = next((row.names for row in rows if row.replica == 0), 1)
+    names = next((row.named_replicas for row in rows if row.replica == 0), 1)
     return ReplicaTable(min(names, count), entries, numbers.get(launched.name))
 
 
@@ -242,7 +242,7 @@ def _write_address(entry: ReplicaEntry, record: LaunchRecord, *, own: bool) -> N
     entry.certificate = certificates.find_trusted(record) or None
 
 
-def read_load(row: BackendRow, token: str) -> LoadReport | None:
+def read_load(row: LaunchRow, token: str) -> LoadReport | None:
     """Ask a replica for its load. Return None if it does not answer.
 
     Args:
@@ -252,12 +252,12 @@ def read_load(row: BackendRow, token: str) -> LoadReport | None:
     return _read(row, token, _load)
 
 
-def read_router_load(row: BackendRow, token: str) -> RouterLoad | None:
+def read_router_load(row: LaunchRow, token: str) -> RouterLoad | None:
     """Ask a router for its load. Return None if it does not answer."""
     return _read(row, token, _router_load)
 
 
-def _read(row: BackendRow, token: str, answer: TypeAdapter[_Report]) -> _Report | None:
+def _read(row: LaunchRow, token: str, answer: TypeAdapter[_Report]) -> _Report | None:
     if row.record is None:
         return None
     try:
@@ -267,7 +267,7 @@ def _read(row: BackendRow, token: str, answer: TypeAdapter[_Report]) -> _Report 
         return None
 
 
-def read_loads(rows: Sequence[BackendRow], token: str) -> dict[int, LoadReport]:
+def read_loads(rows: Sequence[LaunchRow], token: str) -> dict[int, LoadReport]:
     """Ask the replicas of a backend for their load. Leave out those that do not run or do not answer."""
     running = [row for row in rows if row.state == "running"]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -14,11 +14,11 @@ from venvd_contract.errors import Cancelled, Conflict, VenvdError
 from venvd_contract.internal.messages import LoadReport
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo
 from venvd_controller import replicas
-from venvd_controller.backend_rows import read_spec
 from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import Backends, get_backend_row
 from venvd_controller.database import Database
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import LaunchRow
+from venvd_controller.launch_rows import read_spec
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_engines.engine import Engine
 
@@ -83,12 +83,12 @@ class Scaler:
             raise Cancelled(f'the backend "{name}" is being removed')
         self._backends.announce_change()  # so that the other replicas know the new addresses when the operation ends
 
-    def _list_serving(self, name: str) -> list[BackendRow]:
+    def _list_serving(self, name: str) -> list[LaunchRow]:
         return [row for row in self._backends.list_launches(name) if row.drain_until is None]
 
     # ---- for the reconciler ----
 
-    def has_drained(self, row: BackendRow) -> bool:
+    def has_drained(self, row: LaunchRow) -> bool:
         """Return whether a draining replica may end: its time is over, or it has no sessions of clients and no call."""
         if row.drain_until is None:
             return False
@@ -111,7 +111,7 @@ class Scaler:
                 self._looked_at[name] = time.monotonic()
                 self._adjust(group)
 
-    def _adjust(self, rows: Sequence[BackendRow]) -> None:
+    def _adjust(self, rows: Sequence[LaunchRow]) -> None:
         first = rows[0]
         serving = [row for row in rows if row.wanted and row.drain_until is None and not row.is_router]
         if any(row.state in {"pending", "starting"} for row in serving):
@@ -129,7 +129,7 @@ class Scaler:
             return
         log.info("%s: %d replicas for %d sessions", first.name, count, sum(load.sessions for load in loads.values()))
         with self._database.write() as session:
-            row = session.get(BackendRow, first.name)
+            row = session.get(LaunchRow, first.name)
             if row is not None and row.wanted:
                 self._backends.scale_rows(session, row, count)
 

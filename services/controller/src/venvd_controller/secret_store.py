@@ -25,11 +25,11 @@ from venvd_contract.secrets import (
     SecretSpec,
     check_secret,
 )
-from venvd_controller.backend_rows import read_spec
 from venvd_controller.clock import now
 from venvd_controller.database import Database, Reading, after_commit, get_row
-from venvd_controller.database.tables import BackendRow, SecretRow, VenvRow
+from venvd_controller.database.tables import LaunchRow, SecretRow, VenvRow
 from venvd_controller.home import Home
+from venvd_controller.launch_rows import read_spec
 from venvd_controller.site_authorities import SiteAuthorities
 from venvd_egress.destinations import Destination, parse_destination, parse_destinations
 
@@ -118,7 +118,7 @@ class SecretStore:
             if spec.header is not None and other is not None and _meet(spec.header, other):
                 raise Conflict(f'the secret "{row.name}" is the header {other.name} of one of these hosts')
 
-    def render_files(self, rows: Sequence[BackendRow]) -> dict[str, bytes | Unavailable]:
+    def render_files(self, rows: Sequence[LaunchRow]) -> dict[str, bytes | Unavailable]:
         """Return the file of secrets for each backend's server, or why there is none, by the name of the row."""
         stored = self._rows.get()
         files: dict[str, bytes | Unavailable] = {}
@@ -131,7 +131,7 @@ class SecretStore:
                 files[row.name] = error
         return files
 
-    def render_file(self, row: BackendRow) -> bytes:
+    def render_file(self, row: LaunchRow) -> bytes:
         """Return the content of the file of secrets for a backend's server.
 
         Raises:
@@ -194,18 +194,18 @@ def _list_rows(session: Session, kind: Kind, owner: str) -> Sequence[SecretRow]:
     return session.scalars(query).all()
 
 
-def _get_owner(session: Session, kind: Kind, owner: str) -> VenvRow | BackendRow:
+def _get_owner(session: Session, kind: Kind, owner: str) -> VenvRow | LaunchRow:
     if kind == "venv":
         return get_row(session, VenvRow, kind, owner)
-    row = get_row(session, BackendRow, kind, owner)
+    row = get_row(session, LaunchRow, kind, owner)
     if row.replica_of is not None:
         raise NotFound(f'no backend "{owner[:80]}": its secrets are those of "{row.replica_of}"')
     return row
 
 
-def _find_network(session: Session, owner: VenvRow | BackendRow) -> Any:
+def _find_network(session: Session, owner: VenvRow | LaunchRow) -> Any:
     """Return what the user code of an owner may reach."""
-    if isinstance(owner, BackendRow):
+    if isinstance(owner, LaunchRow):
         network = read_spec(owner).network
         if network is not None:
             return network

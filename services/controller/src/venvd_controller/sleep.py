@@ -7,7 +7,7 @@ import logging
 from venvd_controller import replicas
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
-from venvd_controller.database.tables import NEXT, BackendRow
+from venvd_controller.database.tables import NEXT, LaunchRow
 
 log = logging.getLogger("venvd.controller")
 
@@ -32,7 +32,7 @@ class Sleep:
             if may_sleep and rows[-1].state == "running":
                 self._adjust(rows[:-1], rows[-1], rows[0].spec["idleStop"])
 
-    def _adjust(self, rows: list[BackendRow], router: BackendRow, seconds: float) -> None:
+    def _adjust(self, rows: list[LaunchRow], router: LaunchRow, seconds: float) -> None:
         states = {row.state for row in rows}
         token = self._backends.tokens.derive_for_metrics(router)
         if states == {"running"}:
@@ -52,7 +52,7 @@ class Sleep:
                 for row in reversed(rows):  # the start of replica 0 waits for the others
                     self._backends.start_if_unchanged(row)
 
-    def may_end(self, row: BackendRow) -> bool:
+    def may_end(self, row: LaunchRow) -> bool:
         """Return whether the last calls of a replica that goes to sleep have ended."""
         load = replicas.read_load(row, self._backends.tokens.derive_for_metrics(row))
         return load is None or load.idleSeconds >= _SETTLED_SECONDS

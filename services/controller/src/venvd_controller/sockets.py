@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from venvd_contract.errors import Conflict, Unimplemented
 from venvd_contract.resources import BackendSpec
-from venvd_controller.backend_rows import read_spec
-from venvd_controller.database.tables import BackendRow
+from venvd_controller.database.tables import LaunchRow
+from venvd_controller.launch_rows import read_spec
 from venvd_controller.specs import choose_socket_name
 from venvd_engines.engine import Engine
 
@@ -38,7 +38,7 @@ def check_free(session: Session, spec: BackendSpec, name: str, home_id: str, run
     socket_name = choose_socket_name(spec, home_id, name)
     if socket_name is None:
         return
-    for row in session.scalars(select(BackendRow).where(BackendRow.name != name, BackendRow.stage.is_(None))):
+    for row in session.scalars(select(LaunchRow).where(LaunchRow.name != name, LaunchRow.stage.is_(None))):
         other = read_spec(row)
         if spec.pipeName is not None and other.pipeName == spec.pipeName:
             raise Conflict(f'pipeName: the backend "{row.name}" has the name "{spec.pipeName}": choose another')

@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 from venvd_contract.errors import Cancelled, Conflict, Unavailable, VenvdError
 from venvd_contract.resources import Backend, OperationInfo
 from venvd_controller import replicas
-from venvd_controller.backend_rows import Newest, find_newest, read_spec
 from venvd_controller.backend_start import BackendStarter
 from venvd_controller.backends import KIND, UPDATE, Backends, get_backend_row
 from venvd_controller.database import Database
-from venvd_controller.database.tables import NEXT, BackendRow
+from venvd_controller.database.tables import NEXT, LaunchRow
+from venvd_controller.launch_rows import Newest, find_newest, read_spec
 from venvd_controller.operations import OperationKind, Operations, Run
 from venvd_controller.places import exchange_launches, make_next_row
 from venvd_engines.engine import Engine, LaunchRecord
@@ -77,7 +77,7 @@ class Updates:
                 log.info("%s: its build or its server is older than a start would give it", rows[0].name)
                 self._queue(rows[0].name)
 
-    def _forget_failures(self, rows: Sequence[BackendRow], newest: Newest) -> None:
+    def _forget_failures(self, rows: Sequence[LaunchRow], newest: Newest) -> None:
         """For launches that need no update any more, forget why updates failed."""
         for row in rows:
             if row.failed_update is not None and row.record is not None and not newest.replaces(row):
@@ -85,7 +85,7 @@ class Updates:
 
     def _queue(self, name: str) -> None:
         with self._database.write() as session:
-            row = session.get(BackendRow, name)
+            row = session.get(LaunchRow, name)
             if row is not None and row.wanted and self._operations.find_active(session, UPDATE, name) is None:
                 self._operations.submit(session, UPDATE, name, row.venv)
 
@@ -128,19 +128,19 @@ class Updates:
             elif (following := following or self._add_next(row)) is not None:
                 self._replace(row, following, run)
 
-    def _find_next_place(self, name: str) -> tuple[BackendRow, BackendRow | None] | None:
+    def _find_next_place(self, name: str) -> tuple[LaunchRow, LaunchRow | None] | None:
         """Find the next launch that is due, and the row of its successor, if it has one.
 
         This removes the successors of all other launches.
         """
         with self._database.write() as session:
-            first = session.get(BackendRow, name)
+            first = session.get(LaunchRow, name)
             if first is None or not first.wanted:
                 raise Cancelled(f'the backend "{name}" is being removed')
             rows = replicas.group_by_backend([first, *replicas.list_others(session, name)])[0]
             beside = {row.replica: row for row in replicas.list_beside(session, name, NEXT) if row.wanted}
             newest = find_newest(session, self._engine)
-            chosen: tuple[BackendRow, BackendRow | None] | None = None
+            chosen: tuple[LaunchRow, LaunchRow | None] | None = None
             for row in rows:
                 following = beside.pop(row.replica, None)
                 if chosen is None and self._is_due(row, newest):
@@ -152,7 +152,7 @@ class Updates:
         return chosen
 
     @staticmethod
-    def _is_due(row: BackendRow, newest: Newest) -> bool:
+    def _is_due(row: LaunchRow, newest: Newest) -> bool:
         if row.wanted and row.proven_key is not None and row.state in _STARTING:
             return True  # the restart of a place has begun
         if not _is_serving(row):
@@ -161,17 +161,17 @@ class Updates:
             return row.wanted_key != row.key
         return row.spec.get("update") == "rolling" and newest.replaces_by_itself(row)
 
-    def _add_next(self, seen: BackendRow) -> BackendRow | None:
+    def _add_next(self, seen: LaunchRow) -> LaunchRow | None:
         """Add the row of a successor, unless the launch changed meanwhile."""
         with self._database.write() as session:
-            row = session.get(BackendRow, seen.name)
+            row = session.get(LaunchRow, seen.name)
             if row is None or row.launch != seen.launch or not _is_serving(row):
                 return None
             following = make_next_row(row)
             session.add(following)
         return following
 
-    def _replace(self, row: BackendRow, following: BackendRow, run: Run) -> None:
+    def _replace(self, row: LaunchRow, following: LaunchRow, run: Run) -> None:
         if following.state != "running" or following.record is None:
             run.log(f"{replicas.title(row)}: a launch starts beside the one that serves")
             try:
@@ -196,17 +196,17 @@ class Updates:
                 self._restart(self._backends.get_row(row.name), run)
         run.log(f"{replicas.title(row)}: the new launch serves")
 
-    def _leads_elsewhere(self, row: BackendRow) -> bool:
+    def _leads_elsewhere(self, row: LaunchRow) -> bool:
         """Return whether clients can be led to another launch in this place, by its address or by a table."""
         if row.spec["type"] in self._engine.moving_types:
             return True
         launches = self._backends.list_launches(row.replica_of or row.name)
         return not row.is_router and (row.replica > 0 or launches[-1].is_router)
 
-    def _switch(self, seen: BackendRow, following: BackendRow) -> None:
+    def _switch(self, seen: LaunchRow, following: LaunchRow) -> None:
         """Put the launch of a successor into its place, and let the old one drain."""
         with self._database.write() as session:
-            row, beside = session.get(BackendRow, seen.name), session.get(BackendRow, following.name)
+            row, beside = session.get(LaunchRow, seen.name), session.get(LaunchRow, following.name)
             starts = self._operations.find_active(session, KIND, seen.name) is not None
             if row is None or beside is None or not beside.wanted or not _is_serving(row):
                 return
@@ -216,7 +216,7 @@ class Updates:
             beside.drain_until = time.time() + replicas.get_drain_timeout(read_spec(row))
         self._backends.announce_change()
 
-    def _await_idle(self, row: BackendRow, run: Run) -> None:
+    def _await_idle(self, row: LaunchRow, run: Run) -> None:
         """Wait until a launch has no call, but not longer than it may drain."""
         end = time.monotonic() + replicas.get_drain_timeout(read_spec(row))
         token = self._backends.tokens.derive_for_metrics(row)
@@ -224,24 +224,24 @@ class Updates:
             run.check()
             time.sleep(_POLL_SECONDS)
 
-    def _prepare_restart(self, seen: BackendRow, following: BackendRow) -> bool:
+    def _prepare_restart(self, seen: LaunchRow, following: LaunchRow) -> bool:
         """Remove a successor that was ready, and let its place start with the same build."""
         with self._database.write() as session:
-            row, beside = session.get(BackendRow, seen.name), session.get(BackendRow, following.name)
+            row, beside = session.get(LaunchRow, seen.name), session.get(LaunchRow, following.name)
             if row is None or beside is None or row.launch != seen.launch or not _is_serving(row):
                 return False
             row.state, row.proven_key, row.pinned_key = "pending", beside.key, beside.pinned_key
             self._backends.remove_row(session, beside)
         return True
 
-    def _restart(self, row: BackendRow, run: Run) -> None:
+    def _restart(self, row: LaunchRow, run: Run) -> None:
         self._starter.start(row, run)
         self._backends.update(row.name, wanted_key=None, failed_update=None, update_error=None, update_failures=0)
         self._backends.announce_change()
 
     def _record_failure(self, session: Session, name: str, operation: str, error: VenvdError) -> None:
         """Note why an update failed, remove the successor, and leave the old launch as it is."""
-        first = session.get(BackendRow, name)
+        first = session.get(LaunchRow, name)
         if first is None or not first.wanted:
             return
         newest = find_newest(session, self._engine)
@@ -261,7 +261,7 @@ class Updates:
 
     # ---- for the reconciler
 
-    def has_ended(self, row: BackendRow) -> bool:
+    def has_ended(self, row: LaunchRow) -> bool:
         """Return whether a launch beside a place may end: a drained former one, or a successor without an update."""
         if row.stage == NEXT:
             return row.replica_of not in self._operations.list_active_targets(UPDATE)
@@ -270,29 +270,29 @@ class Updates:
         token = self._backends.tokens.derive_for_metrics(row)
         load = None if row.is_router else replicas.read_load(row, token)
         sessions = [] if row.is_router else None if load is None else load.left
-        if row.left is None:
+        if row.last_sessions is None:
             if sessions is not None:
-                self._backends.update(row.name, left={"sessions": sessions, "at": time.time()})
+                self._backends.update(row.name, last_sessions={"sessions": sessions, "at": time.time()})
                 self._backends.announce_change()
             return False
-        is_settled = time.time() >= row.left["at"] + _SETTLED_SECONDS
+        is_settled = time.time() >= row.last_sessions["at"] + _SETTLED_SECONDS
         return is_settled and not sessions and not _has_calls(row, token)
 
 
-def _is_serving(row: BackendRow) -> bool:
+def _is_serving(row: LaunchRow) -> bool:
     return row.wanted and row.record is not None and row.state in _SERVING and row.drain_until is None
 
 
-def _is_starting(rows: Sequence[BackendRow]) -> bool:
+def _is_starting(rows: Sequence[LaunchRow]) -> bool:
     return any(row.state in _STARTING for row in rows)
 
 
-def _list_previous(rows: Sequence[BackendRow]) -> list[tuple[BackendRow, str]]:
+def _list_previous(rows: Sequence[LaunchRow]) -> list[tuple[LaunchRow, str]]:
     keys = replicas.list_previous_builds(rows)
     return [(row, keys[row.name]) for row in rows if row.name in keys]
 
 
-def _has_calls(row: BackendRow, token: str) -> bool:
+def _has_calls(row: LaunchRow, token: str) -> bool:
     """Return whether a launch answers and has calls."""
     if row.is_router:
         passing = replicas.read_router_load(row, token)

@@ -21,7 +21,7 @@ from venvd_contract.resources import OperationInfo, Package, Venv, VenvSpec, che
 from venvd_controller.callers import Visible, match_names
 from venvd_controller.clock import now
 from venvd_controller.database import Database, get_row
-from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.database.tables import LaunchRow, VenvRow
 from venvd_controller.dotnet import add_requirements
 from venvd_controller.host_paths import HostPaths
 from venvd_controller.images import Images
@@ -222,7 +222,7 @@ class Venvs:
         """Delete a venv that no backend uses, and its image if nothing else uses it."""
         with self._database.write() as session:
             row = get_row(session, VenvRow, "venv", name)
-            query = select(BackendRow.name).where(BackendRow.venv == name, BackendRow.replica == 0)
+            query = select(LaunchRow.name).where(LaunchRow.venv == name, LaunchRow.replica == 0)
             backend_names = session.scalars(query).all()
             if backend_names:
                 raise InUse(f'the venv "{name}" is used by the backends {", ".join(sorted(backend_names))}')

@@ -85,7 +85,7 @@ class ImageRow(Table):
     """Unix time since which nothing uses it; null while something does."""
 
 
-class BackendRow(Table):
+class LaunchRow(Table):
     """A launch of a backend: a replica, its router, or a launch beside one of these in an update.
 
     The row of replica 0 is the row of the backend itself.
@@ -140,13 +140,13 @@ class BackendRow(Table):
     """Name of its backend; null in the row of the backend itself."""
     replica: Mapped[int] = mapped_column(default=0)
     """Number of its replica; -1 for the router in front of the replicas."""
-    names: Mapped[int] = mapped_column(default=1)
-    """The first `names` replicas take the sessions with names (`replica_table`). Only the row of the backend counts."""
+    named_replicas: Mapped[int] = mapped_column("names", default=1)
+    """So many replicas, from 0, take the sessions with names (`replica_table`). Only the row of the backend counts."""
     drain_until: Mapped[float | None]
     """Unix time by which the controller removes a launch that drains, even with sessions. It takes no new ones."""
     stage: Mapped[str | None] = mapped_column(String(8))
     """`NEXT` or `FORMER` if it is a launch beside that of its replica or router; else null."""
-    left: Mapped[dict[str, Any] | None]
+    last_sessions: Mapped[dict[str, Any] | None] = mapped_column("left")
     """Only of a `FORMER` launch: `sessions` are the IDs of the sessions that it had when it stopped taking new ones.
     The controller learned them at the Unix time `at`.
     """

@@ -26,9 +26,9 @@ from venvd_contract.resources import (
 )
 from venvd_controller import probes, replicas, streams
 from venvd_controller.audit import list_changes
-from venvd_controller.backend_rows import describe_replica
 from venvd_controller.callers import Caller
 from venvd_controller.guarded_fields import guard_backend
+from venvd_controller.launch_rows import describe_replica
 from venvd_controller.routes.access import ANY, needs, needs_for_backend, needs_for_start
 from venvd_controller.routes.dependencies import (
     METRICS_TEXT,

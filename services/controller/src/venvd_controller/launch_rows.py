@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from venvd_contract.resources import Backend, BackendLimits, BackendSpec, Replica, Walls
 from venvd_controller import replicas
 from venvd_controller.clock import add_seconds, now
-from venvd_controller.database.tables import BackendRow, VenvRow
+from venvd_controller.database.tables import LaunchRow, VenvRow
 from venvd_engines.addresses import url_host
 from venvd_engines.engine import ROUTER, SERVERS, Engine
 
@@ -22,8 +22,8 @@ _MAX_DELAY = 60.0
 """The most seconds between two starts of a backend that fails. The delay doubles with each failure."""
 
 
-def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
-    return BackendRow(
+def make_row(name: str, spec: BackendSpec, *, declared: bool) -> LaunchRow:
+    return LaunchRow(
         name=name,
         venv=spec.venv,
         spec=asdict(spec),
@@ -37,11 +37,11 @@ def make_row(name: str, spec: BackendSpec, *, declared: bool) -> BackendRow:
         retry_at=0.0,
         declared=declared,
         replica=0,
-        names=1,
+        named_replicas=1,
     )
 
 
-def read_spec(row: BackendRow) -> BackendSpec:
+def read_spec(row: LaunchRow) -> BackendSpec:
     fields: dict[str, Any] = dict(row.spec)
     return BackendSpec(**{**fields, "limits": BackendLimits(**fields["limits"])})
 
@@ -51,12 +51,12 @@ def get_retry_delay(failures: int) -> float:
     return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** (failures - 1)) if failures else 0.0
 
 
-def get_version(row: BackendRow) -> tuple[object, ...]:
+def get_version(row: LaunchRow) -> tuple[object, ...]:
     """Return the columns that every operation and command changes."""
     return (row.launch, row.state, row.operation, row.wanted, row.failures)
 
 
-def find_expiry(row: BackendRow) -> str | None:
+def find_expiry(row: LaunchRow) -> str | None:
     """Return the time at which the time to live of a backend ends, or None."""
     ttl = row.spec.get("ttl")
     return None if ttl is None else add_seconds(row.created_at, ttl)
@@ -74,7 +74,7 @@ class Newest:
     builds: Mapping[str, str]
     servers: Mapping[str, str | None]
 
-    def replaces(self, row: BackendRow) -> bool:
+    def replaces(self, row: LaunchRow) -> bool:
         """Return whether a start would give a running backend another build of its venv, or another server."""
         if row.record is None:
             return False
@@ -84,12 +84,12 @@ class Newest:
         newest = self.builds.get(row.venv, row.key)
         return row.key != newest or server not in {None, row.server}
 
-    def identify(self, row: BackendRow) -> str:
+    def identify(self, row: LaunchRow) -> str:
         """Identify the build and the server that a start would give a running backend."""
         server = self.servers[ROUTER if row.is_router else row.spec["type"]]
         return f"{self.builds.get(row.venv, row.key)}/{server}"
 
-    def replaces_by_itself(self, row: BackendRow) -> bool:
+    def replaces_by_itself(self, row: LaunchRow) -> bool:
         """Return whether `update: rolling` replaces a launch. It does not return to the build that a rollback left."""
         is_left = row.pinned_key is not None and self.builds.get(row.venv) == row.previous_key
         return self.replaces(row) and not is_left
@@ -102,14 +102,14 @@ def find_newest(session: Session, engine: Engine) -> Newest:
     return Newest(builds, {each: engine.identify_server(each) for each in SERVERS})
 
 
-def _make_http_url(row: BackendRow) -> str | None:
+def _make_http_url(row: LaunchRow) -> str | None:
     """Make the published address of a gRPC server's HTTP port; None if it has no such port yet."""
     port = row.ports.get("http") if row.spec["type"] == "rpc" else None
     return None if port is None else f"http://{url_host(row.spec['host'])}:{port}"
 
 
 def create_resource(
-    rows: Sequence[BackendRow], newest: Newest, engine: str, token: str | None, *, updating: bool
+    rows: Sequence[LaunchRow], newest: Newest, engine: str, token: str | None, *, updating: bool
 ) -> Backend:
     """Create the resource of a backend from the rows of its replicas, followed by the row of its router."""
     row, front = rows[0], rows[-1] if rows[-1].is_router else rows[0]
@@ -139,7 +139,7 @@ def create_resource(
     )
 
 
-def describe_replica(row: BackendRow) -> Replica:
+def describe_replica(row: LaunchRow) -> Replica:
     return Replica(
         number=row.replica,
         state=row.state,
