@@ -57,13 +57,13 @@ class Updates:
 
     def update_next(self) -> None:
         """Queue the update of the next outdated backend of each venv with `update: rolling`, one at a time."""
+        active = self._operations.list_active_targets(UPDATE)  # before the rows, which say why an ended update failed
         groups = replicas.group_by_backend(self._backends.list_rows())
         rolling = [rows for rows in groups if rows[0].wanted and rows[0].spec.get("update") == "rolling"]
         if not rolling:
             return
         with self._database.read() as session:
             newest = find_newest(session, self._engine)
-        active = self._operations.list_active_targets(UPDATE)
         busy = {rows[0].venv for rows in rolling if rows[0].name in active or _is_starting(rows)}
         for rows in rolling:
             venv = rows[0].venv
