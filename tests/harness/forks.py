@@ -7,11 +7,14 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -28,11 +31,12 @@ class Fork:
         returncode: its exit code, or the negative number of the signal that ended it; None while it runs.
     """
 
-    def __init__(self, pid: int, channel: socket.socket, lines: IO[bytes]) -> None:
+    def __init__(self, pid: int, channel: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
         self._channel = channel
-        self._lines = lines
+        self._lock = threading.Lock()
+        weakref.finalize(self, os.close, channel)
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the program runs."""
@@ -41,22 +45,19 @@ class Fork:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until the program has ended, and return its exit code.
+        """Wait until the program has ended, and return its exit code. Several threads may wait.
 
         Raises:
             subprocess.TimeoutExpired: it runs on after `timeout` seconds.
         """
         if self.returncode is None:
-            self._channel.settimeout(timeout)
-            try:
-                ready = self._channel.recv(1, socket.MSG_PEEK)
-            except (TimeoutError, BlockingIOError):
-                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0) from None
-            assert ready, f"the process whose fork {self.pid} is has ended"
-            self._channel.settimeout(None)
-            self.returncode = int(self._lines.readline())
-            self._lines.close()
-            self._channel.close()
+            poll = select.poll()
+            poll.register(self._channel, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            with self._lock:
+                if self.returncode is None:
+                    self.returncode = _read_number(self._channel)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -100,8 +101,18 @@ def start(
     with theirs:
         descriptors = [theirs.fileno(), *(stream.fileno() for stream in streams)]
         socket.send_fds(_connect(program), [json.dumps(request).encode()], descriptors)
-    lines = ours.makefile("rb", buffering=0)
-    return Fork(int(lines.readline()), ours, lines)
+    channel = ours.detach()
+    return Fork(_read_number(channel), channel)
+
+
+def _read_number(channel: int) -> int:
+    """Read a line with a number from a channel."""
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(channel, 1)
+        assert read, "the process that makes the forks has ended"
+        line += read
+    return int(line)
 
 
 @functools.cache
