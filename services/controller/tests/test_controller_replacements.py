@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.ports import free_port
 
 from venvd_contract.errors import Unavailable
 from venvd_contract.internal.messages import LoadReport
@@ -200,7 +201,7 @@ def test_the_next_controller_ends_an_update(
     engine.moving_types = frozenset({"http"} if moves else ())
     with create_testbed().started() as testbed:
         _build(testbed)
-        former = _start(testbed)
+        former = _start(testbed, **({} if moves else {"port": free_port()}))  # other test processes use the usual ones
         url, key = testbed.controller.backends.get_row("app").url, testbed.controller.backends.get_row("app").key
         engine.launches[former].load = LoadReport(sessions=1, most=64, left=[])
         begun = len(engine.steps)
