@@ -86,9 +86,8 @@ class BackendStarter:
         self.start(row, run)
         if len(self._backends.list_launches(row.replica_of or row.name)) > 1:
             if row.replica == 0:
-                self.await_replicas(
-                    lambda: self._backends.list_launches(name)[1:], run
-                )  # their starts were queued before
+                # the starts of the others were queued before this one
+                self.await_replicas(lambda: self._backends.list_launches(name)[1:], run)
             self._backends.announce_change()  # each replica learns the address of this one
 
     def start(self, row: LaunchRow, run: Run) -> None:
