@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,12 +48,22 @@ class Node(NamedTuple):
     docstring: str
 
 
+def walk_statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield a module and all its statements. `ast.walk` would yield their expressions too, which are many more."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, field, ())
+
+
 @functools.cache
 def list_nodes() -> list[Node]:
     """Parse every source once for all rules."""
     nodes = []
     for path in list_sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in walk_statements(ast.parse(path.read_text())):
             if isinstance(node, ast.Module):
                 nodes.append(Node(str(path.relative_to(ROOT)), False, 0, ast.get_docstring(node) or ""))
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -77,6 +77,7 @@ HALVES = {
 }
 
 
+@pytest.mark.long
 def test_half_a_request_and_silence(target: Target) -> None:
     """A hundred connections try to hold the server by half a request: none delays another client, and all are ended."""
     for door in target.doors():

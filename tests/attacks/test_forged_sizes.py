@@ -57,6 +57,7 @@ REPLIES = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.about("session")
 @pytest.mark.parametrize("forged", REPLIES)

@@ -55,6 +55,7 @@ def test_a_crowd_of_connections(hasty: Target, begin: bytes) -> None:
         hasty.serves()
 
 
+@pytest.mark.long
 def test_connections_that_stay(hasty: Target) -> None:
     """A client without a token tries to keep silent connections: the server closes all of them in time."""
     with contextlib.ExitStack() as closing:
@@ -110,6 +111,7 @@ def test_guesses_take_time(hasty: Target) -> None:
     hasty.serves()
 
 
+@pytest.mark.long
 def test_many_guesses_take_longer(hasty: Target) -> None:
     """A client tries one wrong token after the other: each refusal takes longer and is counted, right tokens do not."""
     before = count_refusals(hasty)

@@ -43,6 +43,7 @@ def test_900_000_doubles(client: Client, numbers: list[float]) -> None:
     assert client.log == []
 
 
+@pytest.mark.long
 @pytest.mark.about("session")
 def test_rows_of_900_000_doubles(client: Client, numbers: list[float]) -> None:
     """The same number of them arrives in rows."""

@@ -37,6 +37,7 @@ def session(call: Caller) -> Iterator[str]:
     call("session.delete", {"id": made["id"]})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("connections", [CROWD, 1])
 def test_a_crowd_waits_its_turn(call: Caller, session: str, connections: int) -> None:
     """Five hundred calls that come while one runs are all answered; on connections of their own, and on one."""

@@ -379,6 +379,7 @@ def test_a_runtime_that_the_engine_does_not_have_is_refused(docker_bench: Bench,
     assert not docker_bench.owned(launch.id)
 
 
+@pytest.mark.long
 def test_a_runtime_that_cannot_work_is_refused(docker_bench: Bench, docker_image: Image) -> None:
     """The reason is what the two halves of the probe said."""
     client = DockerClient(docker_bench.settings)

@@ -155,6 +155,7 @@ def list_files(image: Image) -> str:
     return inside(image, "python3", "-I", "-S", "-B", "-c", code)
 
 
+@pytest.mark.long
 def test_a_build_on_an_image_gives_what_one_from_nothing_gives(private: Bench) -> None:
     """Added packages are installed on the image of the others; files, packages and configuration are the same."""
     few = private.engine.build(private.wanted("seed"), Quiet())
@@ -219,6 +220,7 @@ def test_debian_packages_are_installed(docker_bench: Bench) -> None:
     assert inside(image, "find", "/var/lib/apt/lists", "/var/cache/apt", "-type", "f") == ""
 
 
+@pytest.mark.long
 def test_an_unknown_debian_package_is_named(docker_bench: Bench) -> None:
     """A Debian package that does not exist is a wrong request, and no image is left."""
     wanted = VenvBuild(docker_bench.runtime, "", ("no-such-package-of-venvd",))
@@ -227,6 +229,7 @@ def test_an_unknown_debian_package_is_named(docker_bench: Bench) -> None:
     assert docker_bench.engine.find_image(wanted.key()) is None
 
 
+@pytest.mark.long
 def test_a_killed_build_is_swept_and_done_again() -> None:
     """What a process that was killed in a build left is removed by the next one, which then builds as if new."""
     with opened("docker") as bench:
@@ -255,6 +258,7 @@ def test_a_killed_build_is_swept_and_done_again() -> None:
         assert fresh.build(wanted, Quiet()).packages[0].version == "1.12.0"
 
 
+@pytest.mark.long
 def test_a_build_of_this_process_is_not_swept(docker_bench: Bench) -> None:
     """`sweep` of the engine object that is building leaves its build container alone."""
 
@@ -432,6 +436,7 @@ def relay(path: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ["install", "commit"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_engine_that_stops_mid_way_is_unavailable(

@@ -37,6 +37,7 @@ def test_what_is_used_stays(fresh: Bench) -> None:
         assert evaluate(record, "6 * 7") == 42
 
 
+@pytest.mark.long
 def test_everything_can_go_and_comes_again(fresh: Bench) -> None:
     """What is left over is removed whole, and a build and a start make it again."""
     for _ in range(2):

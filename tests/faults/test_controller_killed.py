@@ -34,6 +34,7 @@ def test_a_backend_is_adopted_with_its_state(controller: Controller) -> None:
     controller.delete_backend(before["name"])
 
 
+@pytest.mark.long
 def test_a_build_ends_once(controller: Controller) -> None:
     """The next controller finishes an interrupted build, and nothing incomplete stays."""
     change = controller.api("PUT", "/v1/venvs/cut", {"python": MINOR, "requirements": ["numpy", "six"]})

@@ -35,6 +35,7 @@ def await_status(controller: Controller, status: int) -> None:
     wait_until(lambda: controller.raw("GET", "/readyz")[0] == status, f"/readyz does not become {status}")
 
 
+@pytest.mark.long
 def test_an_engine_that_goes_and_comes_back(controller: Controller, gate: UnixGate) -> None:
     """Without the engine backends serve on and builds fail with the cause; afterwards nothing is lost."""
     controller.venv("bare", python=MINOR)
@@ -57,6 +58,7 @@ def test_an_engine_that_goes_and_comes_back(controller: Controller, gate: UnixGa
     controller.delete_backend(backend["name"])
 
 
+@pytest.mark.long
 def test_an_engine_that_goes_during_a_build(controller: Controller, gate: UnixGate) -> None:
     """A build that loses its engine fails with the cause, and the next build of the venv succeeds."""
     change = controller.api("PUT", "/v1/venvs/cut", {"python": MINOR, "requirements": ["numpy"]})

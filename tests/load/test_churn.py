@@ -72,6 +72,7 @@ def test_sessions_that_come_and_go(
         record_property("figure", f"  {name}: {now} (before: {before[name]})")
 
 
+@pytest.mark.long
 def test_many_sessions_at_once(stack: Stack, kind: str, running: Running, call: Caller, record_property: Any) -> None:
     """Fifty, made at once and used at once, each with a process and state of its own; afterwards all is as before."""
     processes = parts(stack, running)

@@ -59,6 +59,7 @@ def test_logs_are_followed_to_the_end(site: Site, launch: Launch, tmp_path: Path
     assert not thread.is_alive()
 
 
+@pytest.mark.long
 def test_a_flood_of_output_is_bounded(site: Site, launch: Launch) -> None:
     """A worker host that writes without end neither stops nor fills the disk, and the newest lines are kept."""
     from venvd_engines.local import journal

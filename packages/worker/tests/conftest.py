@@ -65,14 +65,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "python" in metafunc.fixturenames:
         paths = found_pythons()
         names = [(re.search(r"3\.\d+", os.path.realpath(path)) or ["?"])[0] for path in paths]
-        marks = _marks(len(paths))
+        marks = _marks(len(paths), metafunc.module.__name__.rpartition(".")[2] in OF_PROCESSES)
         pythons = [pytest.param(path, marks=mark) for path, mark in zip(paths, marks, strict=True)]
         metafunc.parametrize("python", pythons, ids=names, scope="module")
 
 
-def _marks(count: int) -> list[tuple[pytest.MarkDecorator, ...]]:
-    """`make test-fast` takes the newest interpreter, `make test` also the oldest, `make test-long` those between."""
-    return [() if index == count - 1 else (pytest.mark.long if index else pytest.mark.slow,) for index in range(count)]
+OF_PROCESSES = {"test_worker_zygote", "test_worker_fork_pool", "test_worker_warden", "test_worker_ending"}
+"""Modules about processes: what these do is the same in each interpreter, and `make test` takes the newest alone."""
+
+
+def _marks(count: int, of_processes: bool) -> list[tuple[pytest.MarkDecorator, ...]]:
+    """`make test-fast` takes the newest interpreter, `make test` also the oldest, `make test-long` all others."""
+    oldest = pytest.mark.long if of_processes else pytest.mark.slow
+    return [() if index == count - 1 else (pytest.mark.long if index else oldest,) for index in range(count)]
 
 
 class Slot:

@@ -179,6 +179,7 @@ def test_a_zygote_that_is_stopped_for_a_while(preloading: Any, tools: Any) -> No
         zygote = ready(host, tools)
 
 
+@pytest.mark.long
 def test_a_zygote_that_is_killed_again_and_again(preloading: Any, tools: Any) -> None:
     """One that works is made again, however often; in the directory of the first."""
     host = preloading("")

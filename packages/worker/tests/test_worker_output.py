@@ -234,7 +234,7 @@ def test_updates_of_displays(session: Any) -> None:
 
 def test_an_updated_display_takes_no_more_room(session: Any) -> None:
     """Only what a display shows last counts towards the limit of the output."""
-    code = "h = display('x' * 900, display_id='a')\nfor _ in range(100_000): h.update('y' * 900)"
+    code = "h = display('x' * 90_000, display_id='a')\nfor _ in range(1000): h.update('y' * 90_000)"
     output = run(session, code)
     assert (len(output["display"]), output["truncated"]) == (1, False)
 

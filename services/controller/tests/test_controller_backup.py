@@ -331,6 +331,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, "VENVD_HOME": str(settings.home), **url}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [SQLITE, POSTGRESQL])
 @pytest.mark.parametrize("step", ["_check_files", "_move_files"])
@@ -359,6 +360,7 @@ def run_program(*words: str, home: Path, stdin: bytes = b"") -> subprocess.Compl
     return subprocess.run(program, env=environment(Settings(home=home)), input=stdin, capture_output=True, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_program_copies_streams(filled: Testbed, tmp_path: Path) -> None:
     """`backup -` and `restore -` use standard output and input; tar and sha256sum read the file."""

@@ -78,6 +78,7 @@ def test_a_controller_ends_with_the_process_that_renews() -> None:
         assert process.wait(60) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_the_cluster_a_controller_waits(tmp_path: Path, wait_until: Callable[..., Any]) -> None:
     """A controller that cannot read its Lease leads nothing, says why, and ends at a signal."""

@@ -53,6 +53,7 @@ def made_up_requests() -> MadeUpRequests:
     return MadeUpRequests(DOCUMENT)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", list_labels(DOCUMENT))
 def test_answers_are_as_declared(

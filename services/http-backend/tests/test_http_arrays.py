@@ -293,6 +293,7 @@ def calls(server: Any, session: str) -> int:
     return int(server.ask("GET", f"/v1/sessions/{session}").json["calls"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_client_that_does_not_read_is_cut(impatient_server: Any) -> None:
     """A client that leaves an array unread loses its connection after the stall timeout; others are still served."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -144,17 +145,22 @@ def _describe_fields(models: Mapping[str, Document], modules: Iterable[ModuleTyp
 
 
 def read_field_texts(model: type) -> dict[str, str]:
-    """Return the strings below the fields of a class, by field."""
+    """Return the strings below the fields of a class of a module, by field."""
     module = inspect.getmodule(model)
-    if module is None:
-        return {}
-    texts = {}
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        if isinstance(node, ast.ClassDef) and node.name == model.__name__:
+    return {} if module is None else _read_module_texts(module).get(model.__name__, {})
+
+
+@functools.cache
+def _read_module_texts(module: ModuleType) -> dict[str, dict[str, str]]:
+    """Return the strings below the fields of each class, by class and field."""
+    texts: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef):
+            fields = texts[node.name] = {}
             for field, after in zip(node.body, node.body[1:], strict=False):
                 text = _read_text(after)
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and text is not None:
-                    texts[field.target.id] = text
+                    fields[field.target.id] = text
     return texts
 
 
