@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,23 @@ def test_process_1_heeds_only_signals_from_outside(new_host: Any, tools: Any) ->
     assert host.start().eval("1") == 1
     os.kill(host.pid, signal.SIGTERM)
     assert host.process.wait(30) == 0
+
+
+def test_files_of_other_programs_stay(new_host: Any, tools: Any) -> None:
+    """The warden removes the shared memory of a session that it ends, but not what that used of another program."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as foreign:
+        foreign.write(b"kept")
+        foreign.flush()
+        host = new_host()
+        session = host.start()
+        session(
+            "exec", {"code": f"import os; kept, own = open({foreign.name!r}), open(f'/dev/shm/{os.getpid()}', 'w')"}
+        )
+        own = Path(session.eval("own.name"))
+        assert own.exists()
+        host.kill(session)
+        tools.wait_for(lambda: not own.exists())
+        assert Path(foreign.name).read_bytes() == b"kept"
 
 
 def test_a_session_is_heard(session: Any, tools: Any) -> None:

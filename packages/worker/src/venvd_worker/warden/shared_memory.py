@@ -3,7 +3,8 @@
 The kernel does not tell which process made a file. So the warden looks which sessions have a new file open or mapped,
 every second and before it ends a session. In a container, only sessions make files there. A file that no session has
 open belongs to one of the sessions that lived when it appeared. The warden removes it with the last of them, or a
-minute after one of them has ended.
+minute after one of them has ended. On a host, other programs make files there too. The warden removes none that it
+found when it started, and none that it has not seen a session use.
 """
 
 from __future__ import annotations
@@ -42,11 +43,18 @@ class _File:
 
 
 class SharedMemory:
-    """Notes the files in `directory`. `private` says that only sessions make files there."""
+    """Notes the files in `directory`. `private` says that only sessions make files there.
+
+    Make it before the first session: if the directory is not private, it leaves the files alone that are there then.
+    """
 
     def __init__(self, directory: str, *, private: bool) -> None:
         self._directory = directory
         self._private = private
+        self._foreign: Set[_Key] = set()
+        """Files that were there before all sessions."""
+        if not private:
+            self._foreign = self._list()
         self._files: Dict[_Key, _File] = {}
 
     def look(self, sessions: Iterable[SessionProcess]) -> None:
@@ -77,16 +85,17 @@ class SharedMemory:
                 self._remove(key)
 
     def _list(self) -> Set[_Key]:
-        """List the regular files in the directory."""
+        """List the regular files in the directory that sessions may have made."""
         try:
             with os.scandir(self._directory) as entries:
-                return {
+                present = {
                     (entry.name, entry.inode())
                     for entry in itertools.islice(entries, _MOST_FILES)
                     if entry.is_file(follow_symlinks=False)
                 }
         except OSError:
             return set()
+        return present - self._foreign
 
     def _note_holders(self, sessions: Iterable[SessionProcess]) -> None:
         by_name = {os.path.join(self._directory, name): file for (name, _), file in self._files.items()}
