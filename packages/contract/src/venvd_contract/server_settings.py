@@ -226,7 +226,7 @@ def _describe(setting: ServerSetting) -> str:
     if setting.kind in {"int", "float"}:
         for words, bound in (("at least", setting.least), ("more than", setting.above), ("at most", setting.most)):
             if bound is not None:
-                bounds.append("{} {:g}".format(words, bound) if bound < 1e6 else "{} {:.0f}".format(words, bound))
+                bounds.append("{} {:.15g}".format(words, bound))
     return texts[setting.kind] + (" of " + " and ".join(bounds) if bounds else "")
 
 

@@ -277,7 +277,7 @@ class Launch:
         return [
             *preload,
             "--preload-timeout",
-            f"{self.preload_timeout:g}",
+            f"{self.preload_timeout:.15g}",
             "--spares",
             str(self.spare_sessions),
             *proxy,

@@ -49,7 +49,7 @@ def rotate(row: LaunchRow, overlap: float) -> str:
         Conflict: the backend serves without a token, or too many of its tokens are valid.
     """
     if not 0 <= overlap <= LONGEST_OVERLAP:
-        raise InvalidRequest(f"overlap: takes 0 to {LONGEST_OVERLAP} seconds, not {overlap:g}")
+        raise InvalidRequest(f"overlap: takes 0 to {LONGEST_OVERLAP} seconds, not {overlap:.15g}")
     if not row.spec["token"]:
         raise Conflict(f'the backend "{row.name}" serves without a token: there is nothing to rotate')
     end = format_time(datetime.now(UTC) + timedelta(seconds=overlap))

@@ -110,7 +110,7 @@ class Home:
             Conflict: the token does not come from the home.
         """
         if not 0 <= overlap <= LONGEST_OVERLAP:
-            raise InvalidRequest(f"overlap: takes 0 to {LONGEST_OVERLAP} seconds, not {overlap:g}")
+            raise InvalidRequest(f"overlap: takes 0 to {LONGEST_OVERLAP} seconds, not {overlap:.15g}")
         if not self._rotates:
             source = "VENVD_TOKEN" if self._identity is None else "VENVD_IDENTITY_DIR"
             raise Conflict(f"the token of this controller comes from {source}: change it there, and restart")

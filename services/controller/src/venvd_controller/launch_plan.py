@@ -136,7 +136,7 @@ def create_server_env(
     if settings.trusted_proxies:
         env["VENVD_TRUSTED_PROXIES"] = ",".join(settings.trusted_proxies)
     if spec.timeout is not None:
-        env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:g}"
+        env["VENVD_DEFAULT_TIMEOUT"] = f"{spec.timeout:.15g}"
     if spec.allowedHosts:
         env["VENVD_ALLOWED_HOSTS"] = ",".join(spec.allowedHosts)
     if spec.allowedOrigins:

@@ -51,7 +51,7 @@ def _describe_expected(field: FieldInfo) -> str | None:
     if kind not in _KINDS:
         return None
     bounds = [
-        f"{words} {getattr(bound, attribute):g}"
+        f"{words} {getattr(bound, attribute):.15g}"
         for words, bound_type, attribute in _BOUNDS
         for bound in field.metadata
         if isinstance(bound, bound_type)

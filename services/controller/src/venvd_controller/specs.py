@@ -305,22 +305,22 @@ def _check_numbers(spec: BackendSpec) -> None:
     for field, (least, most) in _LIMITS.items():
         value = getattr(spec.limits, field)
         if value is not None and not least <= value <= most:
-            raise InvalidRequest(f"limits.{field} must be {least:g} to {most:g}, not {value:g}")
+            raise InvalidRequest(f"limits.{field} must be {least:.15g} to {most:.15g}, not {value:.15g}")
     timeout = spec.timeout
     if timeout is not None and not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
-        raise InvalidRequest(f"timeout must be more than 0 and at most {_MAX_TIMEOUT:g} seconds, not {timeout:g}")
+        raise InvalidRequest(f"timeout must be more than 0 and at most {_MAX_TIMEOUT:.15g} seconds, not {timeout:.15g}")
     ttl = spec.ttl
     if ttl is not None and not (math.isfinite(ttl) and 0 < ttl <= _MAX_TTL):
-        raise InvalidRequest(f"ttl must be more than 0 and at most {_MAX_TTL:.0f} seconds, not {ttl:g}")
+        raise InvalidRequest(f"ttl must be more than 0 and at most {_MAX_TTL:.15g} seconds, not {ttl:.15g}")
     lease = spec.handleLease
     if lease is not None and not (math.isfinite(lease) and 0 <= lease <= LONGEST_LEASE):
-        raise InvalidRequest(f"handleLease must be 0 (never) to {LONGEST_LEASE:g} seconds, not {lease:g}")
+        raise InvalidRequest(f"handleLease must be 0 (never) to {LONGEST_LEASE:.15g} seconds, not {lease:.15g}")
     idle = spec.idleStop
     if idle is not None and not (math.isfinite(idle) and 1 <= idle <= _MAX_TTL):
-        raise InvalidRequest(f"idleStop must be 1 to {_MAX_TTL:.0f} seconds, not {idle:g}")
+        raise InvalidRequest(f"idleStop must be 1 to {_MAX_TTL:.15g} seconds, not {idle:.15g}")
     drain = spec.drainTimeout
     if drain is not None and not (math.isfinite(drain) and 0 <= drain <= LONGEST_DRAIN):
-        raise InvalidRequest(f"drainTimeout must be 0 to {LONGEST_DRAIN:g} seconds, not {drain:g}")
+        raise InvalidRequest(f"drainTimeout must be 0 to {LONGEST_DRAIN:.15g} seconds, not {drain:.15g}")
     if spec.queueLimit is not None and not 0 <= spec.queueLimit <= MOST_QUEUED:
         raise InvalidRequest(f"queueLimit must be 0 to {MOST_QUEUED} calls, not {spec.queueLimit}")
 

@@ -216,7 +216,7 @@ def _parse_words(words: Sequence[str], type_: str | None) -> tuple[str, str | No
 @click.option(
     "--update",
     type=click.Choice(UPDATES),
-    help="rolling: restart it by itself after a new build of its venv or an upgrade of venvd. Default: manual.",
+    help="rolling: replace its launches after a new build of its venv or an upgrade of venvd. Default: manual.",
 )
 @click.option(
     "--manages",
@@ -307,7 +307,7 @@ def status(state: State, name: str | None) -> None:
 )
 @pass_state
 def stop(state: State, name: str | None, until_changed: bool) -> None:
-    """Stop and remove a backend. Default: the only one; where several run, a terminal asks."""
+    """Stop and remove a backend. Default: the only one. If several run, venvd asks at a terminal."""
     name = _ask_for_backend(state) if name is None else name
     state.controller.backends.delete(name, until_changed=until_changed)
     state.show({"name": name, "stopped": True}, f"{name} is stopped")
@@ -328,7 +328,7 @@ def restart(state: State, name: str | None, no_wait: bool) -> None:
 @click.option("--no-wait", is_flag=True, help="Return at once. The update goes on.")
 @pass_state
 def rollback(state: State, name: str | None, no_wait: bool) -> None:
-    """Take a backend back to the build of its venv that it ran before, once a launch with that is ready.
+    """Return a backend to the build of its venv that it ran before. It changes when a launch of that build is ready.
 
     `venvd restart` takes the newest again.
     """

@@ -429,7 +429,7 @@ def set_(
     requirements_file: Path | None,
     apt_packages: Sequence[str],
 ) -> None:
-    """Write down what the venvs of a PROVIDER need. They have it when they are ensured next."""
+    """Set what the venvs of a PROVIDER need. The next `venvd venv ensure` applies it."""
     lines = [*requirements, *(read_requirements(requirements_file) if requirements_file else ())]
     info = state.controller.providers.put(provider, ProviderSpec(lines, list(apt_packages), python))
     state.show(info, _format_providers([info]))

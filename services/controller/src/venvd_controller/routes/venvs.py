@@ -128,7 +128,7 @@ def get_provider(controller: ControllerDep, provider: str) -> Provider:
 
 @router.put("/providers/{provider}", dependencies=[needs(OPERATOR)])
 def put_provider(controller: ControllerDep, provider: str, spec: JsonBody[ProviderSpec]) -> Provider:
-    """Set what the venvs of a provider need. They have it when they are ensured next."""
+    """Set what the venvs of a provider need. The next request that ensures one applies it."""
     return controller.providers.put(provider, spec)
 
 
