@@ -30,7 +30,7 @@ KEEPS = {
 
 def test_every_limit_is_tested_here() -> None:
     """A new limit needs a test."""
-    from venvd_contract.commands import Limits
+    from venvd_contract.session_requests import Limits
 
     here = {name for limits, _, _ in KEEPS.values() for name in limits}
     assert set(Limits.__dataclass_fields__) == here | {"processes", "outputBytes", "arrayBytes"}

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal import (
     PROTOCOL,
@@ -25,6 +24,7 @@ from venvd_contract.internal import (
     slots,
 )
 from venvd_contract.internal.limits import merge_limits, parse_limits
+from venvd_contract.session_requests import Limits
 
 
 def test_the_version() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from venvd_contract.commands import Limits
 from venvd_contract.internal.limits import NO_LIMITS, merge_limits
+from venvd_contract.session_requests import Limits
 from venvd_core.backend import Backend, Call, Request
 from venvd_core.settings import BackendSettings
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from venvd_contract import errors
-from venvd_contract.commands import Limits
 from venvd_contract.internal import SOCKET
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.internal.slots import SIZE
+from venvd_contract.session_requests import Limits
 from venvd_core import program
 from venvd_core.settings import BackendSettings, WrongSettings, read
 from venvd_core.slots import Slots

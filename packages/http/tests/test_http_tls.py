@@ -295,11 +295,11 @@ def test_files_that_cannot_be_used(folder: Path, cert: str, key: str, ca: str | 
         Tls(TlsFiles(folder / cert, folder / key, ca and folder / ca))
 
 
-def test_files_that_need_each_other() -> None:
+def test_files_that_belong_together() -> None:
     """A certificate without its key, and an authority of clients without both, are refused."""
     one = Path("/a.pem")
     assert choose_files(None, None, None) is None
     assert choose_files(one, one, None) == TlsFiles(one, one)
     for files in ((one, None, None), (None, one, None), (None, None, one)):
-        with pytest.raises(ValueError, match="need"):
+        with pytest.raises(ValueError, match="belong together"):
             choose_files(*files)

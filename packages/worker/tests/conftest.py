@@ -242,7 +242,7 @@ class Host:
     ) -> None:
         self.directory = directory
         self.work = directory / "work"
-        warden = [python, "-I", archive, "warden", "--channel", directory, "--work-dir", self.work, *options]
+        warden = [python, "-I", "-S", archive, "warden", "--channel", directory, "--work-dir", self.work, *options]
         self.secret = secrets.token_hex(8)
         listener = _listen(directory / SOCKET)
         (directory / SECRET).write_text(self.secret)

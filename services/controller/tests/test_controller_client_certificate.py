@@ -108,5 +108,7 @@ def test_a_certificate_that_is_missing(
 
 def test_settings_that_need_each_other(tmp_path: Path) -> None:
     """A certificate without its key is refused when the controller starts."""
-    with pytest.raises(ValueError, match="VENVD_CLIENT_CERT and VENVD_CLIENT_KEY need each other"):
+    with pytest.raises(
+        ValueError, match="VENVD_CLIENT_CERT and VENVD_CLIENT_KEY belong together: set both, or neither"
+    ):
         Settings(home=tmp_path, client_cert=tmp_path / "client.pem")

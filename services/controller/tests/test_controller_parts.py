@@ -64,7 +64,9 @@ def test_settings_that_need_each_other_are_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("VENVD_TLS_CERT", "/tls/cert.pem")
     with pytest.raises(ValidationError) as caught:
         Settings()
-    assert describe_settings_errors(caught.value) == ["VENVD_TLS_CERT and VENVD_TLS_KEY need each other"]
+    assert describe_settings_errors(caught.value) == [
+        "VENVD_TLS_CERT and VENVD_TLS_KEY belong together: set both, or neither"
+    ]
 
 
 def test_only_the_owner_reads_the_secrets_of_a_home(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class Starter:
         channel.mkdir()
         work.mkdir()
         pyz = archive.build(self.directory / "archive")
-        command = [sys.executable, "-I", pyz, "warden", "--channel", channel]
+        command = [sys.executable, "-I", "-S", pyz, "warden", "--channel", channel]
         self.processes.append(
             subprocess.Popen([*command, "--work-dir", work, "--write", self.shared], stderr=subprocess.DEVNULL)
         )

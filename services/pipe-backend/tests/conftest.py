@@ -188,7 +188,7 @@ def _warden(archive: Path, home: Path, shared: Path) -> Iterator[None]:
     """Run a warden whose sessions may write below `shared`, where tests meet with their code."""
     (home / "channel").mkdir()
     (home / "work").mkdir()
-    command = [sys.executable, "-I", str(archive), "warden", "--channel", str(home / "channel")]
+    command = [sys.executable, "-I", "-S", str(archive), "warden", "--channel", str(home / "channel")]
     process = subprocess.Popen([*command, "--work-dir", str(home / "work"), "--write", str(shared)])
     try:
         yield

@@ -77,7 +77,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warden(archive: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     for name in ("channel", "work"):
         (home / name).mkdir(exist_ok=True)
-    command = [sys.executable, "-I", str(archive), "warden", "--channel", str(home / "channel")]
+    command = [sys.executable, "-I", "-S", str(archive), "warden", "--channel", str(home / "channel")]
     process = subprocess.Popen([*command, "--work-dir", str(home / "work")])
     try:
         yield process

@@ -54,10 +54,11 @@ from venvd.errors import (
     VenvdError,
 )
 from venvd_contract.background import CallInfo
-from venvd_contract.commands import Limits, SessionInfo
+from venvd_contract.commands import SessionInfo
 from venvd_contract.files import FileInfo
 from venvd_contract.resources import BackendLimits, VenvSpec
 from venvd_contract.secrets import SecretHeader
+from venvd_contract.session_requests import Limits
 
 __all__ = [
     "NO_DEADLINE",

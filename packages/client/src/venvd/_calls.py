@@ -16,7 +16,8 @@ from venvd._output import Output
 from venvd._transports.base import Call, Kind
 from venvd.errors import BadReply, InvalidRequest, error_from_reply
 from venvd_contract.arrays import ARROW, Header, table
-from venvd_contract.commands import HandleInfo, Limits, SessionInfo
+from venvd_contract.commands import HandleInfo, SessionInfo
+from venvd_contract.session_requests import Limits
 from venvd_contract.values import Decoder, NotPlain, TaggedEncoder
 
 _decode_handles = list_decoder(HandleInfo)

@@ -6,11 +6,11 @@ their models from it. Field names are those on the wire, in camelCase.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type
 
 from venvd_contract.background import CallGetRequest, CallInfo, CallStarted, CallStartRequest, CancelRequest
-from venvd_contract.errors import InvalidRequest
+from venvd_contract.fields import Field, check_fields, list_fields
 from venvd_contract.files import (
     FileDeleteRequest,
     FileGetRequest,
@@ -19,7 +19,7 @@ from venvd_contract.files import (
     FileListRequest,
     FilePutRequest,
 )
-from venvd_contract.session_requests import AttachRequest, SessionCreateRequest, SessionRequest
+from venvd_contract.session_requests import AttachRequest, Limits, SessionCreateRequest, SessionRequest
 from venvd_contract.suggestions import check_names
 
 # ---- requests --------------------------------------------------------------------------------------------------
@@ -229,23 +229,6 @@ class Available:
 
 
 @dataclass
-class Limits:
-    """Limits of one session; null is no limit. Sizes in bytes, `cpuSeconds` in seconds."""
-
-    memoryBytes: Optional[int] = None
-    cpuSeconds: Optional[int] = None
-    processes: Optional[int] = None
-    openFiles: Optional[int] = None
-    fileSizeBytes: Optional[int] = None
-    outputBytes: Optional[int] = 4 * 1024 * 1024
-    """Output and displays of one `exec`, as JSON; the rest is cut."""
-    handles: Optional[int] = 100_000
-    resultBytes: Optional[int] = 16 * 1024 * 1024
-    arrayBytes: Optional[int] = 4 * 1024 * 1024 * 1024
-    """Size of one array that is sent or fetched; `resultBytes` does not apply to arrays."""
-
-
-@dataclass
 class SessionInfo:
     id: str
     name: Optional[str]
@@ -372,47 +355,7 @@ The answer comes with two descriptors: one to write requests to, and one to read
 
 # ---- checking requests -----------------------------------------------------------------------------------------
 
-_KINDS: Dict[Any, Tuple[type, str]] = {
-    str: (str, "a string"),
-    List[Any]: (list, "an array"),
-    List[str]: (list, "an array of strings"),
-    List[int]: (list, "an array of whole numbers"),
-    Dict[str, Any]: (dict, "an object"),
-    Dict[str, str]: (dict, "an object of strings"),
-    float: (float, "a number"),
-    int: (int, "a whole number"),
-    bool: (bool, "true or false"),
-}
-
-
-@dataclass(frozen=True)
-class _Field:
-    name: str
-    kind: Optional[type]
-    says: str
-    required: bool
-    items: Optional[type]
-    default: Any
-
-
-def list_fields(model: Type[Any]) -> Tuple[_Field, ...]:
-    """Return the fields of a dataclass, in the form that `check_fields` takes."""
-    hints = get_type_hints(model)
-    specs = []
-    for declared in fields(model):
-        hint = hints[declared.name]
-        inner = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
-        plain = inner[0] if type(None) in getattr(hint, "__args__", ()) and inner else hint
-        kind, says = _KINDS.get(plain, (None, "any value"))
-        factory = declared.default_factory
-        default = factory if factory is not MISSING else (lambda value=declared.default: value)
-        required = declared.default is MISSING and factory is MISSING
-        items = str if "strings" in says else int if "whole numbers" in says else None
-        specs.append(_Field(declared.name, kind, says, required, items, default))
-    return tuple(specs)
-
-
-_CHECKS: Dict[str, Tuple[_Field, ...]] = {
+_CHECKS: Dict[str, Tuple[Field, ...]] = {
     command.name: list_fields(command.request) for command in (*COMMANDS, *STREAMED, ARRAY_RELEASE)
 }
 _CHECKS[ATTACH] = list_fields(AttachRequest)
@@ -426,7 +369,7 @@ class _Shape(NamedTuple):
     defaults: Dict[str, Any]
 
 
-def _shape(specs: Tuple[_Field, ...]) -> _Shape:
+def _shape(specs: Tuple[Field, ...]) -> _Shape:
     return _Shape(
         {spec.name: spec.kind for spec in specs if spec.kind is not None and spec.items is None},
         frozenset(spec.name for spec in specs if spec.required),
@@ -460,34 +403,3 @@ def check_payload(command: str, payload: Any) -> Dict[str, Any]:
         known = [spec.name for spec in _CHECKS[command]]
         check_names((name for name in payload if name not in _OLDER_FIELDS), known, "{}: the field".format(command))
     return check_fields(command, _CHECKS[command], {} if payload is None else payload)
-
-
-def check_fields(command: str, declared: Tuple[_Field, ...], payload: Any) -> Dict[str, Any]:
-    """Do the same for any declared fields, and drop unknown ones. Error messages begin with `command`."""
-    if type(payload) is not dict:
-        raise InvalidRequest("{}: the request must be a JSON object, not {}".format(command, _name(payload)))
-    values = {}
-    for spec in declared:
-        value = payload.get(spec.name)
-        if value is None:
-            if spec.required:
-                raise InvalidRequest('{}: the field "{}" is missing; it takes {}'.format(command, spec.name, spec.says))
-            value = spec.default()
-        elif spec.kind is not None:
-            _check_kind(command, spec, value)
-        values[spec.name] = value
-    return values
-
-
-def _check_kind(command: str, spec: _Field, value: Any) -> None:
-    right = type(value) is spec.kind or (spec.kind is float and type(value) is int)
-    if right and spec.items is not None:
-        inside = value.values() if type(value) is dict else value
-        right = all(type(item) is spec.items for item in inside)
-    if not right:
-        raise InvalidRequest('{}: the field "{}" takes {}, not {}'.format(command, spec.name, spec.says, _name(value)))
-
-
-def _name(value: Any) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -13,10 +13,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.internal.limits import merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED
+from venvd_contract.session_requests import Limits
 from venvd_contract.spinning import MOST_MICROSECONDS
 from venvd_contract.suggestions import suggest
 

@@ -1,9 +1,26 @@
-"""Requests about sessions."""
+"""Requests about sessions, and the limits of a session."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
+
+
+@dataclass
+class Limits:
+    """Limits of one session; null is no limit. Sizes in bytes, `cpuSeconds` in seconds."""
+
+    memoryBytes: Optional[int] = None
+    cpuSeconds: Optional[int] = None
+    processes: Optional[int] = None
+    openFiles: Optional[int] = None
+    fileSizeBytes: Optional[int] = None
+    outputBytes: Optional[int] = 4 * 1024 * 1024
+    """Output and displays of one `exec`, as JSON; the rest is cut."""
+    handles: Optional[int] = 100_000
+    resultBytes: Optional[int] = 16 * 1024 * 1024
+    arrayBytes: Optional[int] = 4 * 1024 * 1024 * 1024
+    """Size of one array that is sent or fetched; `resultBytes` does not apply to arrays."""
 
 
 @dataclass

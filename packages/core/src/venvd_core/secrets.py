@@ -1,6 +1,7 @@
-"""The secrets of a server: read from a file, and read again when the file changes.
+"""The secrets of one backend. Its server reads them from a file, and reads the file again when it changes.
 
-Each session that starts gets the variables. The egress broker gets the headers. Nothing else gets a secret.
+A new session gets the variables as environment variables. The egress broker, a child process of the server, gets the
+headers and the CA certificates. Nothing else gets a secret.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from venvd_contract.errors import Unavailable
 
 _log = logging.getLogger("venvd.secrets")
 
-_PAUSE = 0.5
+_POLL_SECONDS = 0.5
 """Seconds between two checks of the file."""
-_FIRST_PAUSE = 0.01
-_FIRST_SECONDS = 60.0
-"""Seconds in which the file must appear: some engines write it after the server has started."""
+_START_POLL_SECONDS = 0.01
+_START_TIMEOUT = 60.0
+"""The server waits this many seconds for the first valid file. Some engines write it after the server has started."""
 _LARGEST = 32 << 20
 
 
@@ -33,21 +34,23 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     hosts: list[str]
 
 
-class _File(msgspec.Struct):
+class _Content(msgspec.Struct):
     variables: dict[str, str] = {}
     headers: list[Header] = []
     authorities: str = ""
 
 
-_file = msgspec.json.Decoder(_File)
+_decoder = msgspec.json.Decoder(_Content)
 
 
 class Secrets:
-    """The secrets of one backend.
+    """The secrets in a file.
+
+    If the file becomes invalid or disappears, the last valid content stays.
 
     Args:
         path: the file; None means no secrets.
-        wait: whether `start` waits for the file.
+        wait: whether `start` waits for a file that is missing. If not, a backend without the file has no secrets.
 
     Attributes:
         variables: environment variables for each new session.
@@ -59,63 +62,84 @@ class Secrets:
     def __init__(self, path: Path | None, *, wait: bool = True) -> None:
         self._path = path
         self._wait = wait
-        self._seen: tuple[int, ...] | None = None
+        self._file_version: tuple[int, ...] | None = None
         self._problem = ""
-        self._watching: asyncio.Task[None] | None = None
+        self._is_announced = True
+        self._watch_task: asyncio.Task[None] | None = None
         self.variables: Mapping[str, str] = {}
         self.headers: Sequence[Header] = ()
         self.authorities = ""
         self.on_change: Callable[[], None] | None = None
 
     async def start(self) -> None:
-        """Read the file, or wait for it with `wait`; from then on, follow its changes until `close`.
+        """Read the file. With `wait`, wait until it is there. Then check it for changes until `close`.
 
         Raises:
-            Unavailable: the file did not appear in time.
+            Unavailable: there was no valid file in time; the message says what is wrong with it.
         """
         if self._path is None:
             return
         loop = asyncio.get_running_loop()
-        end = loop.time() + _FIRST_SECONDS
-        while not self._refresh():
+        end = loop.time() + _START_TIMEOUT
+        while problem := self._refresh():
             if loop.time() > end:
-                raise Unavailable(f"VENVD_SECRETS_FILE: {self._path} did not appear within {_FIRST_SECONDS:g} s")
-            await asyncio.sleep(_FIRST_PAUSE)
-        self._watching = asyncio.create_task(self._watch(), name="secrets")
+                raise Unavailable(
+                    f"VENVD_SECRETS_FILE: {self._path} is not usable after {_START_TIMEOUT:g} s: {problem}"
+                )
+            await asyncio.sleep(_START_POLL_SECONDS)
+        self._is_announced = True  # the egress broker starts after this
+        self._watch_task = asyncio.create_task(self._watch(), name="secrets")
 
     def close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._watch_task is not None:
+            self._watch_task.cancel()
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_PAUSE)
-            if not self._refresh():
-                self._report()
+            await asyncio.sleep(_POLL_SECONDS)
+            problem = self._refresh()
+            if problem:
+                problem = (
+                    f"VENVD_SECRETS_FILE: {self._path} cannot be used, and the secrets stay as they were: {problem}"
+                )
+            else:
+                problem = self._announce()
+            if problem and problem != self._problem:
+                _log.error(problem)
+            self._problem = problem
 
-    def _refresh(self) -> bool:
-        """Read the file if it has changed; return false, and keep the secrets, if it cannot be read."""
+    def _refresh(self) -> str:
+        """Read the file if it has changed. Return why it cannot be used, or an empty string."""
         if self._path is None:
-            return True
+            return ""
         try:
             status = self._path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-            if seen == self._seen:
-                return True
-            content = _file.decode(self._read(self._path))
+            version = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            if version == self._file_version:
+                return ""
+            content = _decoder.decode(self._read(self._path))
         except (OSError, ValueError) as error:
-            if isinstance(error, FileNotFoundError) and not self._wait and self._seen is None:
-                return True
-            # the message of a decoding error contains positions in the file, and no values
-            self._seen, self._problem = None, str(error)
-            return False
-        self._seen = seen
+            if isinstance(error, FileNotFoundError) and not self._wait and self._file_version is None:
+                return ""
+            self._file_version = None
+            return str(error)  # the message of a decoding error contains positions in the file, and no values
+        self._file_version = version
         before = (self.variables, self.headers, self.authorities)
         self.variables, self.headers = content.variables, content.headers
         self.authorities = content.authorities
-        if (self.variables, self.headers, self.authorities) != before and self.on_change is not None:
-            self.on_change()
-        return True
+        if (self.variables, self.headers, self.authorities) != before:
+            self._is_announced = False
+        return ""
+
+    def _announce(self) -> str:
+        """Call `on_change` after a change. Return why it failed, or an empty string; the next call tries again."""
+        if not self._is_announced and self.on_change is not None:
+            try:
+                self.on_change()
+            except (OSError, ValueError) as error:
+                return f"the egress broker does not have the changed secrets yet: {error}"
+        self._is_announced = True
+        return ""
 
     @staticmethod
     def _read(path: Path) -> bytes:
@@ -123,8 +147,3 @@ class Secrets:
             if os.fstat(file.fileno()).st_size > _LARGEST:
                 raise ValueError(f"it is larger than {_LARGEST} bytes")
             return file.read(_LARGEST)
-
-    def _report(self) -> None:
-        if self._problem:
-            _log.error("VENVD_SECRETS_FILE cannot be used, and the secrets stay as they were: %s", self._problem)
-            self._problem = ""

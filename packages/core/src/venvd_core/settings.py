@@ -18,11 +18,11 @@ import msgspec
 from msgspec import Meta
 
 from venvd_contract import spinning
-from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE
 from venvd_contract.internal.limits import NO_LIMITS, lower_limits, merge_limits
 from venvd_contract.resources import LONGEST_LEASE, MOST_QUEUED, MOST_REPLICAS, QUEUE_LIMIT
+from venvd_contract.session_requests import Limits
 
 _PREFIX = "VENVD_"
 _READER = "reader"

@@ -54,7 +54,7 @@ def choose_files(cert: Path | None, key: Path | None, client_ca: Path | None) ->
         ValueError: a file is missing that another one needs.
     """
     if bool(cert) != bool(key):
-        raise ValueError("VENVD_TLS_CERT and VENVD_TLS_KEY need each other")
+        raise ValueError("VENVD_TLS_CERT and VENVD_TLS_KEY belong together: set both, or neither")
     if client_ca and not cert:
         raise ValueError("VENVD_TLS_CLIENT_CA needs VENVD_TLS_CERT and VENVD_TLS_KEY")
     return TlsFiles(cert, key, client_ca) if cert and key else None

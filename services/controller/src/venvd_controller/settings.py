@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.resources import Backend, ConfigReport, Setting
+from venvd_contract.session_requests import Limits
 from venvd_controller.specs import is_loopback
 from venvd_egress.addresses import parse_private_networks
 from venvd_engines.engine import SHARED_KERNEL, EngineSettings
@@ -334,7 +334,7 @@ class Settings(BaseSettings):
     def _check_tls(self) -> Settings:
         choose_files(self.tls_cert, self.tls_key, self.tls_client_ca)
         if bool(self.client_cert) != bool(self.client_key):
-            raise ValueError("VENVD_CLIENT_CERT and VENVD_CLIENT_KEY need each other")
+            raise ValueError("VENVD_CLIENT_CERT and VENVD_CLIENT_KEY belong together: set both, or neither")
         return self
 
     @model_validator(mode="after")

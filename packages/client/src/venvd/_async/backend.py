@@ -25,7 +25,8 @@ from venvd._signatures import make_signature
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import AsyncRun, AsyncTransport, Call, Event
 from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
-from venvd_contract.commands import HandleInfo, Limits, SessionInfo
+from venvd_contract.commands import HandleInfo, SessionInfo
+from venvd_contract.session_requests import Limits
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Waits for an operation, with its phases and log on stderr, and handles Ctrl-C meanwhile."""
+"""Waits for an operation, and prints its phases and log on stderr. Ctrl-C cancels the operation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from venvd._visible import visible
 from venvd_contract.resources import Event, OperationInfo
 
 _SHORTEST_SHOWN = 0.1
-"""Seconds of the shortest phase whose time is worth a print."""
+"""The time of a phase is printed if it took at least this many seconds."""
 
 
 class FailedError(click.ClickException):
-    """An operation failed or was cancelled. The exit code is 1 for every error."""
+    """An operation failed or was cancelled. The exit code is 1, whatever the operation's error is."""
 
     def __init__(self, operation: OperationInfo, error: venvd.VenvdError) -> None:
-        ending = "was cancelled" if isinstance(error, venvd.Cancelled) else "failed"
-        why = "" if ending in error.message else f": {error.message}"
-        super().__init__(f"{operation.kind} of {operation.target} {ending}{why}")
+        outcome = f"{operation.kind} of {operation.target} "
+        outcome += "was cancelled" if isinstance(error, venvd.Cancelled) else "failed"
+        is_told = error.message in {outcome, "the operation was cancelled"}
+        super().__init__(outcome if is_told else f"{outcome}: {error.message}")
         self.reason = type(error)(self.message)
 
 
@@ -38,7 +39,7 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         if event.kind == "phase":
-            self.end()
+            self.finish_phase()
             self._phase, self._since = str(event.data), time.monotonic()
             self._line(f"{event.data} …")
         elif event.kind == "log":
@@ -47,10 +48,10 @@ class Progress:
             click.echo(f"\r\033[K  {visible(str(event.data))}", err=True, nl=False)
             self._replaceable = True
         elif event.kind == "done":
-            self.end()
+            self.finish_phase()
 
-    def end(self) -> None:
-        """End the running phase."""
+    def finish_phase(self) -> None:
+        """Print how long the current phase took."""
         took = time.monotonic() - self._since
         if self._phase is not None and took >= _SHORTEST_SHOWN:
             self._line(f"{self._phase}: {took:.1f} s")
@@ -64,10 +65,11 @@ class Progress:
 
 
 def wait(state: State, operation: OperationInfo | None) -> None:
-    """Wait until the operation is done. Ctrl-C cancels it. A second Ctrl-C leaves it running.
+    """Wait until the operation is done. Ctrl-C cancels it. A second Ctrl-C ends the wait.
 
     Raises:
         FailedError: the operation failed or was cancelled.
+        click.ClickException: the operation succeeded before Ctrl-C could cancel it, or the wait ended.
     """
     if operation is None:
         return
@@ -79,20 +81,21 @@ def wait(state: State, operation: OperationInfo | None) -> None:
     except (venvd.NoController, venvd.Unauthenticated):
         raise
     except venvd.VenvdError as error:
-        progress.end()
+        progress.finish_phase()
         raise FailedError(operation, error) from None
 
 
 def _cancel(state: State, operation: OperationInfo) -> None:
-    state.say(f"\ncancelling {operation.kind} of {operation.target} (Ctrl-C again leaves it running)")
+    state.say(f"\ncancelling {operation.kind} of {operation.target} (Ctrl-C again stops waiting)")
     try:
         state.controller.operations.cancel(operation.id)
         state.controller.operations.wait(operation)
     except KeyboardInterrupt:
         raise click.ClickException(
-            f"it keeps running: `venvd operation wait {operation.id}` waits for it, "
-            f"`venvd operation cancel {operation.id}` cancels it"
+            f"it is being cancelled, and `venvd operation wait {operation.id}` waits for its end"
         ) from None
+    except (venvd.NoController, venvd.Unauthenticated):
+        raise
     except venvd.VenvdError as error:
         raise FailedError(operation, error) from None
-    state.say("it ended before it could be cancelled")
+    raise click.ClickException(f"{operation.kind} of {operation.target} succeeded before it could be cancelled")

@@ -1,4 +1,4 @@
-"""Certificates: which authorities a client trusts, which certificate it shows, and why a handshake failed."""
+"""The CA certificates and the client certificate of TLS connections, and explanations of failed handshakes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from venvd.errors import InvalidRequest
 
 CA, CERT, KEY = "VENVD_CA", "VENVD_CLIENT_CERT", "VENVD_CLIENT_KEY"
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
-"""OpenSSL's codes for a certificate that no known authority has signed, or that signs itself."""
+"""OpenSSL's codes for a certificate that is self-signed, or that no known authority has signed."""
 
-
-_REFUSALS = frozenset(
+_CLIENT_CERTIFICATE_ALERTS = frozenset(
     {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_DECRYPT_ERROR"}
     | {"SSLV3_ALERT_HANDSHAKE_FAILURE", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_EXPIRED"}
     | {"SSLV3_ALERT_CERTIFICATE_UNKNOWN", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"}
 )
-"""The answers of servers to a client without a certificate, or with one that they refuse."""
+"""The alerts of a server that asks for a client certificate, or refuses the one that it got."""
 
 
 def create_tls_context(ca: str | None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
@@ -42,8 +41,8 @@ def read_pem_files(ca: str | None) -> tuple[bytes | None, bytes | None, bytes | 
         InvalidRequest: a file is not usable.
     """
     trusted, cert, key = _choose_paths(ca)
-    create_tls_context(ca)  # for a broken file, gRPC only says that nothing answers
-    trusted = trusted or _find_system_file()
+    create_tls_context(ca)  # this checks the files: gRPC reports a broken one as a server that does not answer
+    trusted = trusted or _find_system_ca_file()
     return tuple(Path(path).read_bytes() if path else None for path in (trusted, key, cert))  # type: ignore[return-value]
 
 
@@ -58,8 +57,8 @@ def explain_failure(url: str, error: ssl.SSLError) -> str:
         return f"the certificate of {url} is not valid: {error.verify_message}"
     if error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         plain = url.replace("s://", "://", 1)
-        return f"the server at {url} does not speak TLS: is it {plain}?"
-    if error.reason in _REFUSALS:
+        return f"the server at {url} does not speak TLS; try {plain}"
+    if error.reason in _CLIENT_CERTIFICATE_ALERTS:
         return explain_refusal(url)
     return f"TLS with {url} failed: {error.reason or error}"
 
@@ -68,17 +67,17 @@ def explain_refusal(url: str) -> str:
     """Say what to do about a server that refuses the client's certificate, or asks for one."""
     shown = os.environ.get(CERT)
     if shown:
-        return f"{url} does not accept the certificate {shown} of {CERT}: use one that its authority has signed"
+        return f"{url} does not accept the certificate {shown} of {CERT}: use one that the server trusts"
     return f"{url} asks for a certificate of the client: set {CERT} and {KEY} to the PEM files of certificate and key"
 
 
-def _find_system_file() -> str | None:
-    """Find the system's authorities as one file. gRPC would use its own list, which lacks those of a site."""
+def _find_system_ca_file() -> str | None:
+    """Find the system's CA certificates as one file. gRPC's own list lacks those that an organisation has added."""
     paths = ssl.get_default_verify_paths()
     candidates = (
         os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"),
         paths.cafile,
-        f"{paths.capath}/ca-certificates.crt",
+        paths.capath and f"{paths.capath}/ca-certificates.crt",
     )
     return next((path for path in candidates if path and Path(path).is_file()), None)
 
@@ -86,7 +85,7 @@ def _find_system_file() -> str | None:
 def _choose_paths(ca: str | None) -> tuple[str | None, str | None, str | None]:
     cert, key = os.environ.get(CERT) or None, os.environ.get(KEY) or None
     if bool(cert) != bool(key):
-        raise InvalidRequest(f"{CERT} and {KEY} need each other")
+        raise InvalidRequest(f"{CERT} and {KEY} belong together: set both, or neither")
     return (os.fspath(ca) if ca else None) or os.environ.get(CA) or None, cert, key
 
 
@@ -94,20 +93,25 @@ def _choose_paths(ca: str | None) -> tuple[str | None, str | None, str | None]:
 def _create_context(
     paths: tuple[str | None, str | None, str | None], _status: tuple[object, ...], alpn: tuple[str, ...]
 ) -> ssl.SSLContext:
-    """Create the context once for all connections, as long as the files do not change, because it takes 20 ms."""
+    """Create a context. That takes 20 ms, so the cache keeps it until one of the files changes."""
     trusted, cert, key = paths
-    what, path = CA, trusted
+    files = f"{CA}: {trusted}" if trusted == os.environ.get(CA) else f"ca={trusted}"
     try:
         context = ssl.create_default_context(cafile=trusted)
         if alpn:
             context.set_alpn_protocols(alpn)
         if cert and key:
-            what, path = f"{CERT} and {KEY}", cert
-            context.load_cert_chain(cert, key)
+            files = f"{CERT} and {KEY}: {cert} with {key}"
+            context.load_cert_chain(cert, key, _refuse_encrypted_key)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidRequest(f"{what}: {path} cannot be used: {reason}") from None
+        raise InvalidRequest(f"{files} cannot be used: {reason}") from None
     return context
+
+
+def _refuse_encrypted_key() -> str:
+    """Take the place of OpenSSL's question for the pass phrase, at the terminal."""
+    raise ValueError("the key is encrypted; use one without a pass phrase")
 
 
 def _read_status(path: str | None) -> object:

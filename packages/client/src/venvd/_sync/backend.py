@@ -25,7 +25,8 @@ from venvd._sync.uploads import run_uploading, stream_uploading
 from venvd._tables import stream_of, table_of
 from venvd._transports.base import Call, Event, Run, Transport
 from venvd.errors import DeadlineExceeded, Unavailable, Unreachable
-from venvd_contract.commands import HandleInfo, Limits, SessionInfo
+from venvd_contract.commands import HandleInfo, SessionInfo
+from venvd_contract.session_requests import Limits
 
 T = TypeVar("T")
 

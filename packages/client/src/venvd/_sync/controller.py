@@ -15,7 +15,7 @@ from venvd._controller_codec import ControllerCodec
 from venvd._home import describe_token_source, find_controller
 from venvd._sync import workflows
 from venvd._sync.connection import ControllerConnection
-from venvd.errors import NoController
+from venvd.errors import InvalidRequest, Unavailable, VenvdError
 from venvd_contract import resources
 from venvd_contract.access import AuditEntry, Key
 from venvd_contract.resources import (
@@ -95,15 +95,21 @@ class Controller:
     def rotate_token(self, overlap: float = ROTATION_OVERLAP) -> AdminTokenRotation:
         """Give the controller's home a new token. Earlier tokens end after `overlap` seconds.
 
-        This client keeps its own token.
+        This client continues to use the token that it has, which ends then too.
         """
         return self._connection.send(api.rotate_admin_token(overlap))
 
     def alive(self) -> bool:
-        """Return whether a controller answers at the address."""
+        """Return whether a controller answers at the address. Another program that answers there is none.
+
+        Raises:
+            InvalidRequest: a certificate file of this client is not usable.
+        """
         try:
             self._connection.send(api.check_alive())
-        except NoController:
+        except InvalidRequest:
+            raise
+        except VenvdError:
             return False
         return True
 
@@ -320,6 +326,9 @@ class Backends:
         """Yield the last lines of a backend's log and then each new one, across restarts.
 
         The iterator ends when the controller removes the backend, or the program closes the iterator.
+
+        Raises:
+            Unavailable: the controller ended the log of a backend that it did not remove.
         """
         query = {"tail": tail, "since": since, "follow": "true", "replica": replica or None}
         with closing(self._connection.stream_events(api.logs_path(name), query)) as stream:
@@ -329,6 +338,9 @@ class Backends:
                     yield line
                 if event.name == "done":
                     return
+        raise Unavailable(
+            f'the controller ended the log of "{name}": it is stopping, or the token of this client has ended'
+        )
 
 
 class Operations:

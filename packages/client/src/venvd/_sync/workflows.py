@@ -13,7 +13,7 @@ from venvd import _controller_api as api
 from venvd._controller_api import OnEvent, ignore_event
 from venvd._json_dataclasses import list_decoder
 from venvd._sync.connection import ControllerConnection
-from venvd.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable
+from venvd.errors import Cancelled, DeadlineExceeded, InUse, NotFound, Unavailable
 from venvd_contract.access import AuditEntry
 from venvd_contract.resources import Backend, BackendSpec, OperationInfo, Runtime, Venv, VenvSpec
 
@@ -100,7 +100,8 @@ def ensure_newest_runtime(connection: ControllerConnection, on_event: OnEvent = 
             wait(connection, change.operation, on_event)
         except NotFound as error:
             missing.append(error.message)
-            connection.send(api.delete_runtime(version))
+            with contextlib.suppress(NotFound, InUse):  # another client may have tried the same version
+                connection.send(api.delete_runtime(version))
         else:
             return version
     raise NotFound("the engine has none of the supported CPythons: " + "; ".join(missing))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, Mapping, Optional
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.session_requests import Limits
 from venvd_contract.suggestions import check_names
 
 _NAMES = tuple(Limits.__dataclass_fields__)

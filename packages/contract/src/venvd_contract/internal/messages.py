@@ -31,8 +31,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Type, TypeVar
 
-from venvd_contract.commands import check_fields, list_fields
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.fields import check_fields, list_fields
 
 _Message = TypeVar("_Message")
 

@@ -7,8 +7,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import Busy, Unimplemented
+from venvd_contract.session_requests import Limits
 from venvd_core.channel import Channel
 from venvd_core.hangup import HangupWatcher
 from venvd_core.metrics import Metrics

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import NotFound, Unavailable, VenvdError
 from venvd_contract.internal.messages import Exited, Interrupt, Kill, Start, Started
+from venvd_contract.session_requests import Limits
 from venvd_core.link import Link
 from venvd_core.segments import Segments
 from venvd_core.session.stream import OnBroken, OnLine, Stream, largest_events, largest_reply

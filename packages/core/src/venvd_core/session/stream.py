@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import VenvdError
 from venvd_contract.framing import MAX_LINE, Buffer, attachment_sizes
+from venvd_contract.session_requests import Limits
 from venvd_core.wire import GarbledError, SessionLine, parse_line, parse_sizes
 
 OnLine = Callable[[SessionLine, Sequence[bytes]], None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 from typing import Iterable, NamedTuple, Optional
 
@@ -204,7 +203,7 @@ class _FilterProgram(ctypes.Structure):
 def set_filter(code: bytes, length: int) -> None:
     """Put a filter of `length` instructions on the system calls of this thread and of all that it starts."""
     program = ctypes.byref(_FilterProgram(length, code))
-    call, mode = _SECCOMP[platform.machine()], ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER)
+    call, mode = _SECCOMP[os.uname().machine], ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER)
     try:
         _call(call, mode, ctypes.c_ulong(_SECCOMP_FILTER_FLAG_SPEC_ALLOW), program)
     except OSError:  # kernels before 4.17 and gVisor lack this flag

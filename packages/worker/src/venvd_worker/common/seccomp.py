@@ -11,7 +11,7 @@ A refused call fails as it does on a kernel that lacks it, so that libraries use
 from __future__ import annotations
 
 import errno
-import platform
+import os
 import struct
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
@@ -89,7 +89,7 @@ Those of `fcntl` (F_SETOWN, F_SETOWN_EX) and `ioctl` (FIOSETOWN, SIOCSPGRP) choo
 
 def is_known(machine: str = "") -> bool:
     """Return whether there is a filter for this machine's architecture."""
-    return (machine or platform.machine()) in _ARCHITECTURES
+    return (machine or os.uname().machine) in _ARCHITECTURES
 
 
 def make_filter(*, network: bool, guard_first: bool = False, machine: str = "") -> bytes:
@@ -100,7 +100,7 @@ def make_filter(*, network: bool, guard_first: bool = False, machine: str = "") 
         guard_first: whether to refuse signals to the process 1. Linux itself keeps them away from it.
         machine: the architecture as `uname` names it; by default this machine's.
     """
-    architecture = _ARCHITECTURES[machine or platform.machine()]
+    architecture = _ARCHITECTURES[machine or os.uname().machine]
     calls = architecture.calls
     code = [
         _load(_ARCHITECTURE_AT), *_when(architecture.audit, [], otherwise=_KILL),

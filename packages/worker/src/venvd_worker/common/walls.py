@@ -13,7 +13,6 @@ import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
-from urllib.parse import unquote, urlsplit
 
 from venvd_contract.internal.control import close_descriptors
 from venvd_worker.common import kernel, landlock, namespaces, seccomp
@@ -219,6 +218,8 @@ def _list_interpreter() -> List[str]:
 
 def _list_linked(site: str) -> Iterator[str]:
     """List the source directories of packages in editable form, without running code of the packages."""
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - few programs of the worker come here
+
     for path in glob.glob(os.path.join(glob.escape(site), "*.pth")):
         for line in _read(path).splitlines():
             if line.startswith("/"):

@@ -9,9 +9,9 @@ from json.encoder import encode_basestring
 from time import perf_counter
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import InvalidRequest
 from venvd_contract.exceptions import LONGEST_OUTPUT
+from venvd_contract.session_requests import Limits
 from venvd_contract.values import SAFE_INTEGER, Decoder, NotPlain, PlainEncoder, TaggedEncoder
 from venvd_worker.session import bundles, charts, exceptions, floats, forks, tracebacks
 from venvd_worker.session.arrays import ArrayReply, Arrays

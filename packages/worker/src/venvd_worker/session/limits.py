@@ -7,8 +7,8 @@ import os
 import resource
 from typing import Optional
 
-from venvd_contract.commands import Limits
 from venvd_contract.errors import LimitExceeded
+from venvd_contract.session_requests import Limits
 from venvd_worker.common import usage
 from venvd_worker.common.usage import CPU_GRACE
 from venvd_worker.session.interrupts import ProcessorTimeUsedUp

@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from venvd_contract.commands import Limits
 from venvd_contract.displays import add_display, find_places
 from venvd_contract.framing import MAX_LINE, dump
+from venvd_contract.session_requests import Limits
 
 Emit = Callable[[str, Any], None]
 

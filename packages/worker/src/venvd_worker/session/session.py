@@ -13,9 +13,9 @@ import traceback
 from types import ModuleType, SimpleNamespace
 from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
-from venvd_contract.commands import Limits
 from venvd_contract.internal.control import AttachTerms, close_descriptors
 from venvd_contract.internal.slots import SIZE
+from venvd_contract.session_requests import Limits
 from venvd_worker.common import control, kernel
 from venvd_worker.common.control import ControlConnection, InvalidPacket, TruncatedPacket, encode
 from venvd_worker.common.descriptors import lift

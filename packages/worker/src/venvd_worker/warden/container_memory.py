@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import Optional
 
-from venvd_contract.commands import Limits
+from venvd_contract.session_requests import Limits
 from venvd_worker.common.process_tree import read_file
 
 CGROUP = "/sys/fs/cgroup"

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from venvd_contract.commands import Limits
 from venvd_contract.internal.control import close_descriptors
+from venvd_contract.session_requests import Limits
 from venvd_contract.spinning import count_cores
 from venvd_worker.common import control, directories
 from venvd_worker.common.directories import Directory

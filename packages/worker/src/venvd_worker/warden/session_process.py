@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 from typing import List, Optional
 
-from venvd_contract.commands import Limits
 from venvd_contract.internal.messages import Exited, SessionUsage
 from venvd_contract.internal.slots import AT, RUNNING, SIZE, STOP_REASONS, U32, U64
+from venvd_contract.session_requests import Limits
 from venvd_worker.common import process_tree, usage
 from venvd_worker.common.control import ControlConnection
 from venvd_worker.common.directories import Directory
