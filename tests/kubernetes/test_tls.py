@@ -85,16 +85,11 @@ def test_a_renewed_secret_reaches_its_server(release: Release, folder: Path, kin
     assert read_shown(release, name, port) == first
     before = list_pods(release, name)
 
-    def evaluate() -> object:
-        with release.forward(name, port) as url:
-            secure = url.replace("http://", f"{scheme}://")
-            with venvd.connect(secure, token=started["token"], ca=folder / "ca.pem") as backend:
-                return backend.eval("6 * 7")
-
-    assert evaluate() == 42
+    ca, token = folder / "ca.pem", started["token"]
+    assert evaluate(release, name, port, scheme, token, ca) == 42
     second = put_secret(release, folder, f"second-{kind}-{replicas}")
     wait_until(lambda: read_shown(release, name, port) == second, "the server shows the old certificate", 180)
-    assert evaluate() == 42
+    assert evaluate(release, name, port, scheme, token, ca) == 42
     status = json.loads(release.venvd("status", name, "--json"))
     assert (status["state"], list_pods(release, name)) == ("running", before)
     release.venvd("stop", name)
@@ -109,23 +104,26 @@ def test_a_server_takes_only_clients_with_a_certificate(
     words = [word for name, file in files.items() for word in ("--server", f"{name}={directory}/{file}")]
     started = json.loads(release.venvd("start", "http", "--venv", "science", "--name", "guarded", *words, "--json"))
 
-    def evaluate() -> object:
-        with release.forward("guarded", 5678) as url:
-            secure = url.replace("http://", "https://")
-            with venvd.connect(secure, token=started["token"], ca=folder / "ca.pem") as backend:
-                return backend.eval("6 * 7")
-
+    ca, token = folder / "ca.pem", started["token"]
     with pytest.raises(Forbidden, match="certificate"):
-        evaluate()
+        evaluate(release, "guarded", 5678, "https", token, ca)
     for name, file in zip(("VENVD_CLIENT_CERT", "VENVD_CLIENT_KEY"), client, strict=True):
         monkeypatch.setenv(name, str(file))
-    assert evaluate() == 42
+    assert evaluate(release, "guarded", 5678, "https", token, ca) == 42
     with release.forward("venvd", 8600) as url, closing(HTTPConnection(urlsplit(url).netloc, timeout=60)) as connection:
         headers = {"Authorization": f"Bearer {release.read_token()}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/backends/guarded/exec", json.dumps({"code": "print(6 * 7)"}), headers)
         answer = connection.getresponse()
         assert (answer.status, json.load(answer)["stdout"]) == (200, "42\n")
     release.venvd("stop", "guarded")
+
+
+def evaluate(release: Release, name: str, port: int, scheme: str, token: str, ca: Path) -> object:
+    """Call a backend over TLS."""
+    with release.forward(name, port) as url:
+        secure = url.replace("http://", f"{scheme}://")
+        with venvd.connect(secure, token=token, ca=ca) as backend:
+            return backend.eval("6 * 7")
 
 
 def read_mounted(release: Release) -> str:
