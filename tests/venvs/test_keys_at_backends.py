@@ -42,10 +42,11 @@ def a_key(controller: Controller, scope: str | list[str], **fields: Any) -> Iter
     controller.raw("DELETE", f"/v1/keys/{name}")
 
 
-def refusal(ask: Callable[[], Any]) -> type[VenvdError] | None:
+def refusal(ask: Callable[[], Any]) -> type[Exception] | None:
+    """What a call fails with. A key that ends during a call ends its connection."""
     try:
         ask()
-    except VenvdError as error:
+    except (VenvdError, ConnectionError) as error:
         return type(error)
     return None
 

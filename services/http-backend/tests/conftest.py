@@ -110,7 +110,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
 
 def digest(token: str) -> str:
@@ -149,6 +149,7 @@ class Starter:
             "VENVD_HOST": "127.0.0.1",
             "VENVD_PORT": str(port),
             "VENVD_GRACE": "3",
+            "VENVD_ACCEPT_TIMEOUT": str(PATIENCE),  # a busy machine takes long to make the schema, which needs no token
             "VENVD_METRICS_TOKEN_SHA256": digest(METRICS_TOKEN),
             **({"VENVD_NO_TOKEN": "1"} if token is None else {"VENVD_TOKEN_SHA256": digest(token)}),
             **{f"VENVD_{name.upper()}": value for name, value in settings.items()},
@@ -163,7 +164,7 @@ class Starter:
         return server
 
     def _wait(self, server: Server) -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while True:
             assert server.process.poll() is None, server.log.read_text()
             try:

@@ -21,6 +21,7 @@ from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
+_CLOSE_SECONDS = 10.0
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
@@ -36,6 +37,8 @@ class Database:
         self.writes = 0
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._write_lock = threading.Lock()
+        self._sessions_changed = threading.Condition()
+        self._open_sessions = 0
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -44,7 +47,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with translate_errors(), self._sessions() as session:
+        with translate_errors(), self._counted(), self._sessions() as session:
             yield session
 
     @contextmanager
@@ -54,7 +57,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with translate_errors(), self._write_lock:
+        with translate_errors(), self._counted(), self._write_lock:
             try:
                 with self._sessions.begin() as session:
                     yield session
@@ -63,7 +66,21 @@ class Database:
         for call in session.info.get("after", ()):
             call()
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._sessions_changed:
+            self._open_sessions += 1
+        try:
+            yield
+        finally:
+            with self._sessions_changed:
+                self._open_sessions -= 1
+                self._sessions_changed.notify_all()
+
     def close(self) -> None:
+        """Close all connections. Threads that use one have `_CLOSE_SECONDS` to end."""
+        with self._sessions_changed:
+            self._sessions_changed.wait_for(lambda: self._open_sessions == 0, _CLOSE_SECONDS)
         self.engine.dispose()
 
 
