@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 PYTEST     := $(PYTHON_BIN) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes fuzz lint bench bench-kubernetes docs format up down base-images images push lock chart proto unasync release clean
+.PHONY: help install demo test test-fast test-long test-engine test-gvisor test-kubernetes coverage fuzz lint bench bench-kubernetes docs format up down base-images images push lock chart proto unasync release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-gvisor: install ## the suites with worker hosts under gVisor (runsc), which
 
 test-kubernetes: install ## the tests of the engine kubernetes and of the chart, on the cluster of KUBECONFIG (REGISTRY=…, REGISTRY_URL=…)
 	@REGISTRY="$(REGISTRY)" REGISTRY_URL="$(REGISTRY_URL)" scripts/with-engine scripts/with-cluster scripts/test-kubernetes $(ARGS)
+
+coverage: install ## the statements and branches that the tests reach, in each process, to .build/coverage/report.txt (ARGS="-m 'not long'")
+	@$(PYTHON_BIN) scripts/coverage $(ARGS)
 
 fuzz: install ## fuzz every framing with new inputs; saves what fails as a seed (MINUTES=10, ARGS="-k npy")
 	@scripts/fuzz $(ARGS)
