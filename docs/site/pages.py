@@ -11,6 +11,7 @@ from docs.site import grpc_reference, http_reference
 
 import venvd
 from venvd_contract import commands, errors, exceptions
+from venvd_contract.fields import list_fields
 from venvd_controller.app import describe_api
 from venvd_http_backend import schema, texts
 
@@ -109,7 +110,7 @@ def _write_pipe() -> str:
     parts = [f"# Backends over a Unix socket\n\n{_PIPE}"]
     for command in _all_commands():
         lines = [f"## {command.name}\n", texts.DESCRIPTIONS.get(command.name, f"{command.summary}.") + "\n"]
-        fields = commands.list_fields(command.request)
+        fields = list_fields(command.request)
         if fields:
             lines.append("| field | type | |\n|---|---|---|")
             lines += [f"| `{each.name}` | {each.says} | {'required' if each.required else ''} |" for each in fields]
