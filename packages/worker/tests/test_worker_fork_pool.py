@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 IN_A_HURRY = """
 import sys
-archive, options = sys.argv[3], sys.argv[5:]
+archive, options = sys.argv[4], sys.argv[6:]
 sys.path.insert(0, archive)
 from venvd_worker.warden import command_line
 from venvd_worker.warden import fork_pool
