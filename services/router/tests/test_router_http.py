@@ -149,8 +149,9 @@ def test_any_replica_may_know_a_call_by_its_name(router: Router, session: venvd.
     """A client cancels its call by the name that it chose, without a word of the session."""
     with ThreadPoolExecutor(1) as pool:
         body = {"code": "import time\ntime.sleep(100)", "session": session.name}
-        running = pool.submit(router.ask, "POST", "/api/exec", body, X_Venvd_Call="chosen")
-        wait_until(lambda: router.ask("DELETE", "/v1/calls/chosen").status == 200, "no replica knows the call")
+        name = f"chosen-{session.name}"  # replicas remember the names of ended calls
+        running = pool.submit(router.ask, "POST", "/api/exec", body, X_Venvd_Call=name)
+        wait_until(lambda: router.ask("DELETE", f"/v1/calls/{name}").status == 200, "no replica knows the call")
         assert running.result().status == 499
     assert router.ask("DELETE", "/v1/calls/unknown").status == 404
 

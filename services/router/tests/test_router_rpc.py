@@ -123,15 +123,16 @@ def test_methods_reach_the_session_of_their_metadata(channel: grpc.Channel, sess
     with pytest.raises(grpc.RpcError) as caught:
         stub.Evaluate(pb.EvaluateRequest(expression="1 / 0"), metadata=metadata)
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
-    named = (*metadata, ("x-venvd-call", "chosen"))
+    name = f"chosen-{session.name}"  # replicas remember the names of ended calls
+    named = (*metadata, ("x-venvd-call", name))
     running = stub.Evaluate.future(pb.EvaluateRequest(expression="__import__('time').sleep(600)"), metadata=named)
-    wait_until(lambda: _cancel(stub), "no replica knows the call")
+    wait_until(lambda: _cancel(stub, name), "no replica knows the call")
     assert running.code() is grpc.StatusCode.CANCELLED
 
 
-def _cancel(stub: PythonServiceStub) -> bool:
+def _cancel(stub: PythonServiceStub, name: str) -> bool:
     try:
-        return bool(stub.CancelCall(pb.CancelCallRequest(id="chosen"), metadata=METADATA).success)
+        return bool(stub.CancelCall(pb.CancelCallRequest(id=name), metadata=METADATA).success)
     except grpc.RpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return False
