@@ -11,9 +11,6 @@ from venvd_controller.database.tables import NEXT, LaunchRow
 
 log = logging.getLogger("venvd.controller")
 
-_SETTLED_SECONDS = 2.0
-"""After so many seconds without a call, a replica without an address ends: its router has read the new table."""
-
 
 class Sleep:
     """Puts idle backends to sleep, and wakes those that calls wait for."""
@@ -53,6 +50,11 @@ class Sleep:
                     self._backends.start_if_unchanged(row)
 
     def may_end(self, row: LaunchRow) -> bool:
-        """Return whether the last calls of a replica that goes to sleep have ended."""
+        """Return whether no call can reach a replica that goes to sleep, and its last calls have ended."""
+        router = self._backends.list_launches(row.replica_of or row.name)[-1]
+        if router.is_router and router.state == "running":
+            passing = replicas.read_router_load(router, self._backends.tokens.derive_for_metrics(router))
+            if passing is None or passing.reachable or passing.calls > passing.waiting:
+                return False
         load = replicas.read_load(row, self._backends.tokens.derive_for_metrics(row))
-        return load is None or load.idleSeconds >= _SETTLED_SECONDS
+        return load is None or load.idleSeconds > 0

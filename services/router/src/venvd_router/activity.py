@@ -66,7 +66,7 @@ class Activity:
     def report(self) -> RouterLoad:
         """Return the load of the router, for the controller."""
         idle = 0.0 if self._calls else time.monotonic() - self._ended_at
-        return RouterLoad(self._calls, self._replicas.waiting, idle)
+        return RouterLoad(self._calls, self._replicas.waiting, len(self._replicas.list_reachable()), idle)
 
 
 class Metrics(Collector):

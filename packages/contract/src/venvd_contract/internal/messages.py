@@ -248,11 +248,13 @@ class RouterLoad:
     Attributes:
         calls: the number of calls that pass through or wait.
         waiting: the number of calls that wait because no replica has an address.
+        reachable: the number of replicas with an address, which new calls may reach.
         idleSeconds: seconds since the end of the last call; 0 during a call.
     """
 
     calls: int = 0
     waiting: int = 0
+    reachable: int = 0
     idleSeconds: float = 0.0
 
 
