@@ -170,7 +170,7 @@ def addresses(controller: Running) -> Iterator[dict[str, str]]:
         ("grpcs", "tls", "ca", None, r"asks for a certificate of the client: set VENVD_CLIENT_CERT"),
         ("grpcs", "tls", "ca", "stranger", r"does not accept the certificate .*stranger\.pem of VENVD_CLIENT_CERT"),
         ("grpcs", "plain", "ca", "client", r"does not speak TLS; try grpc://"),
-        ("grpcs", "https", "ca", "client", r"no gRPC server: is it https://"),
+        ("grpcs", "https", "ca", "client", r"no gRPC server: try https://"),
         ("grpc", "tls", "ca", None, r"speaks TLS: its address begins with grpcs://"),
         ("grpc", "none", "ca", None, r"nothing answers at grpc://"),
     ],

@@ -300,6 +300,8 @@ def test_files_that_belong_together() -> None:
     one = Path("/a.pem")
     assert choose_files(None, None, None) is None
     assert choose_files(one, one, None) == TlsFiles(one, one)
-    for files in ((one, None, None), (None, one, None), (None, None, one)):
-        with pytest.raises(ValueError, match="belong together"):
+    for files in ((one, None, None), (None, one, None)):
+        with pytest.raises(ValueError, match="VENVD_TLS_CERT and VENVD_TLS_KEY belong together"):
             choose_files(*files)
+    with pytest.raises(ValueError, match="VENVD_TLS_CLIENT_CA needs VENVD_TLS_CERT and VENVD_TLS_KEY"):
+        choose_files(None, None, one)

@@ -24,8 +24,7 @@ class FailedError(click.ClickException):
     def __init__(self, operation: OperationInfo, error: venvd.VenvdError) -> None:
         outcome = f"{operation.kind} of {operation.target} "
         outcome += "was cancelled" if isinstance(error, venvd.Cancelled) else "failed"
-        is_told = error.message in {outcome, "the operation was cancelled"}
-        super().__init__(outcome if is_told else f"{outcome}: {error.message}")
+        super().__init__(outcome if error.message == outcome else f"{outcome}: {error.message}")
         self.reason = type(error)(self.message)
 
 

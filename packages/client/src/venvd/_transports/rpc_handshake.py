@@ -49,7 +49,7 @@ def _shake_hands(connection: socket.socket, context: ssl.SSLContext, url: str, h
             if tls.selected_alpn_protocol() != "h2":
                 other = url.replace("grpcs://", "https://", 1)
                 return Unavailable(
-                    f"the server at {url} speaks TLS without HTTP/2, so it is no gRPC server: is it {other}?"
+                    f"the server at {url} speaks TLS without HTTP/2, so it is no gRPC server: try {other}"
                 )
             # With TLS 1.3, a server refuses the client's certificate after the handshake. A gRPC server that accepts
             # the client speaks first, and one that refuses it says nothing.

@@ -218,8 +218,6 @@ def _list_interpreter() -> List[str]:
 
 def _list_linked(site: str) -> Iterator[str]:
     """List the source directories of packages in editable form, without running code of the packages."""
-    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - few programs of the worker come here
-
     for path in glob.glob(os.path.join(glob.escape(site), "*.pth")):
         for line in _read(path).splitlines():
             if line.startswith("/"):
@@ -228,6 +226,8 @@ def _list_linked(site: str) -> Iterator[str]:
         try:
             url = json.loads(_read(path))
             if url["dir_info"]["editable"] is True and url["url"].startswith("file:///"):
+                from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - few environments have such a package
+
                 yield unquote(urlsplit(url["url"]).path)
         except (ValueError, TypeError, LookupError, AttributeError):
             continue
