@@ -464,14 +464,10 @@ def test_a_replica_with_calls_does_not_sleep(routing: Any, wait_until: Any) -> N
     routing.controller.reconciler.run_turn()
     assert routing.controller.backends.get("awake").state == "running"
     row = routing.controller.backends.get_row("awake")
-    router, may_end = find(routing, "awake", "router"), routing.controller.reconciler._sleep.may_end
-    router.load = RouterLoad(calls=1, waiting=1)
-    assert may_end(row)
-    router.load = RouterLoad(reachable=1)
-    assert not may_end(row)
-    router.load = RouterLoad(calls=2, waiting=1)
-    assert not may_end(row)
-    router.load = RouterLoad()
+    may_end = routing.controller.reconciler._sleep.may_end
+    for load in (RouterLoad(calls=2, waiting=1), RouterLoad(reachable=1), RouterLoad(calls=1, waiting=1)):
+        find(routing, "awake", "router").load = load
+        assert may_end(row) == (load.calls == load.waiting == 1)
     find(routing, "awake", 0).load.idleSeconds = 0.0
     assert not may_end(row)
 
