@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from venvd_contract.errors import Unavailable
+from venvd_contract.watched_file import WatchedFile
 from venvd_core import secrets
 from venvd_core.secrets import Secrets
 
@@ -66,18 +67,18 @@ def test_a_bad_file_is_told_once_and_the_secrets_stay(
     reads = []
 
     async def work(read: Secrets) -> None:
-        read_good = Secrets._read
+        read_good = WatchedFile._read
 
-        def read_bad(path: Path) -> bytes:
-            reads.append(path)
+        def read_bad(file: WatchedFile[object]) -> bytes:
+            reads.append(file.path)
             return b"{"
 
-        monkeypatch.setattr(Secrets, "_read", staticmethod(read_bad))
+        monkeypatch.setattr(WatchedFile, "_read", read_bad)
         write(path, A="2")
         await wait_until(lambda: len(reads) > 20)
         assert read.variables == {"A": "1"}
         assert len(caplog.records) == 1
-        monkeypatch.setattr(Secrets, "_read", staticmethod(read_good))
+        monkeypatch.setattr(WatchedFile, "_read", read_good)
         await wait_until(lambda: read.variables == {"A": "2"})
         spoil(path)
         await wait_until(lambda: len(caplog.records) == 2)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from venvd_contract.errors import Unavailable
+from venvd_contract.watched_file import WatchedFile
 
 _log = logging.getLogger("venvd.secrets")
 
@@ -60,9 +60,8 @@ class Secrets:
     """
 
     def __init__(self, path: Path | None, *, wait: bool = True) -> None:
-        self._path = path
+        self._file = None if path is None else WatchedFile(path, _decoder.decode, _LARGEST)
         self._wait = wait
-        self._file_version: tuple[int, ...] | None = None
         self._problem = ""
         self._is_announced = True
         self._watch_task: asyncio.Task[None] | None = None
@@ -77,31 +76,29 @@ class Secrets:
         Raises:
             Unavailable: there was no valid file in time; the message says what is wrong with it.
         """
-        if self._path is None:
+        if self._file is None:
             return
         loop = asyncio.get_running_loop()
         end = loop.time() + _START_TIMEOUT
         while problem := self._refresh():
             if loop.time() > end:
                 raise Unavailable(
-                    f"VENVD_SECRETS_FILE: {self._path} is not usable after {_START_TIMEOUT:g} s: {problem}"
+                    f"VENVD_SECRETS_FILE: {self._file.path} is not usable after {_START_TIMEOUT:g} s: {problem}"
                 )
             await asyncio.sleep(_START_POLL_SECONDS)
         self._is_announced = True  # the egress broker starts after this
-        self._watch_task = asyncio.create_task(self._watch(), name="secrets")
+        self._watch_task = asyncio.create_task(self._watch(self._file.path), name="secrets")
 
     def close(self) -> None:
         if self._watch_task is not None:
             self._watch_task.cancel()
 
-    async def _watch(self) -> None:
+    async def _watch(self, path: Path) -> None:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             problem = self._refresh()
             if problem:
-                problem = (
-                    f"VENVD_SECRETS_FILE: {self._path} cannot be used, and the secrets stay as they were: {problem}"
-                )
+                problem = f"VENVD_SECRETS_FILE: {path} cannot be used, and the secrets stay as they were: {problem}"
             else:
                 problem = self._announce()
             if problem and problem != self._problem:
@@ -110,20 +107,17 @@ class Secrets:
 
     def _refresh(self) -> str:
         """Read the file if it has changed. Return why it cannot be used, or an empty string."""
-        if self._path is None:
+        if self._file is None:
             return ""
+        version = self._file.version
         try:
-            status = self._path.stat()
-            version = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-            if version == self._file_version:
-                return ""
-            content = _decoder.decode(self._read(self._path))
+            content = self._file.read_changed()
         except (OSError, ValueError) as error:
-            if isinstance(error, FileNotFoundError) and not self._wait and self._file_version is None:
+            if isinstance(error, FileNotFoundError) and not self._wait and version is None:
                 return ""
-            self._file_version = None
             return str(error)  # the message of a decoding error contains positions in the file, and no values
-        self._file_version = version
+        if content is None:
+            return ""
         before = (self.variables, self.headers, self.authorities)
         self.variables, self.headers = content.variables, content.headers
         self.authorities = content.authorities
@@ -140,10 +134,3 @@ class Secrets:
                 return f"the egress broker does not have the changed secrets yet: {error}"
         self._is_announced = True
         return ""
-
-    @staticmethod
-    def _read(path: Path) -> bytes:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > _LARGEST:
-                raise ValueError(f"it is larger than {_LARGEST} bytes")
-            return file.read(_LARGEST)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -16,6 +15,7 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from venvd_contract.internal.replica_table import ReplicaTable
+from venvd_contract.watched_file import WatchedFile
 from venvd_http.auth import Key, OwnToken, TokenGuard
 
 _log = logging.getLogger("venvd.access")
@@ -80,32 +80,23 @@ class KeyFile:
     """
 
     def __init__(self, path: Path, guard: TokenGuard, siblings: Siblings) -> None:
-        self._path = path
+        self._file = WatchedFile(path, parse, LARGEST)
         self._guard = guard
         self._siblings = siblings
-        self._seen: tuple[int, ...] | None = None
         self._problem = ""
 
     def refresh(self) -> None:
         """Read the file if it has changed, and end the keys that have expired."""
         try:
-            status = self._path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
-            if seen != self._seen:
-                keys, table = self._read()
+            content = self._file.read_changed()
+            if content is not None:
+                keys, table = content
                 self._guard.replace_keys(keys)
                 self._siblings.replace_table(table)
-                self._seen, self._problem = seen, ""
+                self._problem = ""
         except (OSError, ValueError) as error:
-            self._seen = None
-            self._report(f"VENVD_KEYS_FILE: {self._path} cannot be used, and the keys stay as they were: {error}")
+            self._report(f"VENVD_KEYS_FILE: {self._file.path} cannot be used, and the keys stay as they were: {error}")
         self._guard.end_expired()
-
-    def _read(self) -> tuple[list[Key], ReplicaTable]:
-        with self._path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > LARGEST:
-                raise ValueError(f"it is larger than {LARGEST} bytes")
-            return parse(file.read(LARGEST))
 
     def _report(self, problem: str) -> None:
         if problem != self._problem:

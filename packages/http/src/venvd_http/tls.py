@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from venvd_contract.errors import InvalidRequest
+from venvd_contract.watched_file import find_version
 from venvd_http.admission import Admission, count_unread, name_peer
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Tls:
             _log.info("%s: new connections get its new certificate", self.files.cert)
 
     def _look(self) -> list[tuple[int, ...] | None]:
-        return [_read_status(path) for path in (self.files.cert, self.files.key, self.files.client_ca) if path]
+        return [find_version(path) for path in (self.files.cert, self.files.key, self.files.client_ca) if path]
 
     def _create_context(self) -> ssl.SSLContext:
         files = self.files
@@ -141,14 +142,6 @@ _BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
 def _refuse_password() -> str:
     raise ValueError("it has a password, which a server cannot ask for: store the key without a password")
-
-
-def _read_status(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 class Handshake(asyncio.Protocol):

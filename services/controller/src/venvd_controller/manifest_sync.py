@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from venvd_contract.errors import Conflict, InUse, InvalidRequest, NotFound, VenvdError
 from venvd_contract.resources import BackendSpec
+from venvd_contract.watched_file import find_version
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
 from venvd_controller.database.tables import LaunchRow, RuntimeRow, StoppedRow, VenvRow
@@ -58,7 +59,7 @@ class ManifestSync:
         """The number of writes of the database and the digest of the file, at the last turn that looked at both."""
         exists = path is not None or self._path.exists()
         self._manifest = self._read() if exists else None
-        self._stamp = self._stat()
+        self._stamp = self._find_versions()
         self.problem: str | None = None
 
     def _read(self) -> Manifest:
@@ -178,7 +179,7 @@ class ManifestSync:
                 self._runtimes.delete(version)
 
     def _reload_if_changed(self) -> None:
-        stamp = self._stat()
+        stamp = self._find_versions()
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -192,14 +193,6 @@ class ManifestSync:
             self.problem = None
             log.info("the manifest %s has changed and is in force", self._path)
 
-    def _stat(self) -> list[tuple[int, int, int] | None]:
+    def _find_versions(self) -> list[tuple[int, ...] | None]:
         """Return a value that changes with the manifest and the files that it names."""
-        return [_stat(path) for path in (self._path, *self._files)]
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+        return [find_version(path) for path in (self._path, *self._files)]

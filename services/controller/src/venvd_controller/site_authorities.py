@@ -7,6 +7,8 @@ import re
 import ssl
 from pathlib import Path
 
+from venvd_contract.watched_file import find_version
+
 log = logging.getLogger("venvd.controller")
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
@@ -23,19 +25,19 @@ class SiteAuthorities:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._seen: tuple[int, ...] | None = None
+        self._seen: tuple[int, ...] | None = ()
         self._text = ""
 
     def read(self) -> str:
         """Return the certificates, PEM. If the file cannot be used now, return the earlier ones."""
         if self._path is None:
             return ""
+        seen = find_version(self._path)
+        if seen == self._seen:
+            return self._text
+        self._seen = seen
         try:
-            status = self._path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen != self._seen:
-                self._seen = seen
-                self._text = _parse(self._path.read_bytes())
+            self._text = _parse(self._path.read_bytes())
         except (OSError, ValueError) as error:
             log.warning("VENVD_CA_BUNDLE: backends do not get the certificates of %s: %s", self._path, error)
         return self._text

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from venvd.errors import InvalidRequest
+from venvd_contract.watched_file import find_version
 
 CA, CERT, KEY = "VENVD_CA", "VENVD_CLIENT_CERT", "VENVD_CLIENT_KEY"
 _UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
@@ -31,7 +32,7 @@ def create_tls_context(ca: str | None, alpn: tuple[str, ...] = ()) -> ssl.SSLCon
         InvalidRequest: a file is not usable.
     """
     paths = _choose_paths(ca)
-    return _create_context(paths, tuple(_read_status(path) for path in paths), alpn)
+    return _create_context(paths, tuple(find_version(path) for path in paths), alpn)
 
 
 def read_pem_files(ca: str | None) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -112,11 +113,3 @@ def _create_context(
 def _refuse_encrypted_key() -> str:
     """Take the place of OpenSSL's question for the pass phrase, at the terminal."""
     raise ValueError("the key is encrypted; use one without a pass phrase")
-
-
-def _read_status(path: str | None) -> object:
-    try:
-        status = Path(path).stat() if path else None
-    except OSError:
-        return None
-    return status and (status.st_ino, status.st_mtime_ns, status.st_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, select
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import QueuePool
 
 from venvd_contract.errors import InvalidRequest, NotFound, Unavailable
 
@@ -24,7 +22,6 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 _CLOSE_SECONDS = 10.0
-_LOOK_SECONDS = 0.01
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
@@ -40,6 +37,8 @@ class Database:
         self.writes = 0
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._write_lock = threading.Lock()
+        self._sessions_changed = threading.Condition()
+        self._open_sessions = 0
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -48,7 +47,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with translate_errors(), self._sessions() as session:
+        with translate_errors(), self._counted(), self._sessions() as session:
             yield session
 
     @contextmanager
@@ -58,7 +57,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        with translate_errors(), self._write_lock:
+        with translate_errors(), self._counted(), self._write_lock:
             try:
                 with self._sessions.begin() as session:
                     yield session
@@ -67,11 +66,21 @@ class Database:
         for call in session.info.get("after", ()):
             call()
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._sessions_changed:
+            self._open_sessions += 1
+        try:
+            yield
+        finally:
+            with self._sessions_changed:
+                self._open_sessions -= 1
+                self._sessions_changed.notify_all()
+
     def close(self) -> None:
         """Close all connections. Threads that use one have `_CLOSE_SECONDS` to end."""
-        pool, ends_at = self.engine.pool, time.monotonic() + _CLOSE_SECONDS
-        while isinstance(pool, QueuePool) and pool.checkedout() and time.monotonic() < ends_at:
-            time.sleep(_LOOK_SECONDS)
+        with self._sessions_changed:
+            self._sessions_changed.wait_for(lambda: self._open_sessions == 0, _CLOSE_SECONDS)
         self.engine.dispose()
 
 
