@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 from harness.callers import CALLERS
 from harness.controller import Controller, unique
@@ -11,11 +12,19 @@ from harness.waiting import wait_until
 
 
 def interrupt_update(
-    controller: Controller, python: str, kind: str, phase: str, count_launches: Callable[[str], int]
+    controller: Controller,
+    python: str,
+    kind: str,
+    phase: str,
+    count_launches: Callable[[str], int],
+    **fields: Any,
 ) -> None:
-    """Kill a controller in a phase of an update; check that the next one ends it, and that one launch is left."""
+    """Kill a controller in a phase of an update; check that the next one ends it, and that one launch is left.
+
+    `fields` are those of the backend.
+    """
     controller.venv("turning", python=python)
-    before = controller.backend("turning", kind, name=unique("turning"), update="rolling", drainTimeout=1)
+    before = controller.backend("turning", kind, name=unique("turning"), update="rolling", drainTimeout=1, **fields)
     path, name = f"/v1/backends/{before['name']}", before["name"]
     key = before["key"]
     controller.venv("turning", python=python, requirements=["six"])

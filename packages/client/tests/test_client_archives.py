@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -25,6 +26,8 @@ OUT = {
 @pytest.fixture(params=["tarfile checks", "venvd checks"], autouse=True)
 def checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "venvd checks":
+        if sys.version_info >= (3, 12):
+            pytest.skip("this CPython has filters in each release, and warns where none is chosen")
         monkeypatch.setattr(_archives, "_HAS_FILTERS", False)
     elif not _archives._HAS_FILTERS:
         pytest.skip("the tarfile of this CPython has no filters")

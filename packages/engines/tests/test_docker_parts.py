@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +232,28 @@ def test_a_late_result_is_taken_care_of() -> None:
     go.set()
     assert taken.wait(30)
     assert released == ["late"]
+
+
+def test_a_call_that_ends_at_the_end_of_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result counts, and its own TimeoutError too."""
+
+    class Ending(Future[str]):
+        def result(self, timeout: float | None = None) -> str:
+            if timeout is not None:
+                super().exception()
+                raise TimeoutError
+            return super().result()
+
+    def fail() -> str:
+        raise TimeoutError("of the call")
+
+    monkeypatch.setattr(cancellable, "Future", Ending)
+    discarded: list[str] = []
+    ended = cancellable.call(lambda: "ended", Heedless(), seconds=30, doing="wait", discard=discarded.append)
+    assert ended == "ended"
+    with pytest.raises(TimeoutError, match="of the call"):
+        cancellable.call(fail, Heedless(), seconds=30, doing="wait", discard=discarded.append)
+    assert discarded == []
 
 
 def test_lines_are_cut_across_chunks() -> None:

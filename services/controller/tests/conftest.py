@@ -55,7 +55,8 @@ class _ProbeHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         ready = self.server.backend.ready  # type: ignore[attr-defined]
-        status, body = (200, b"{}") if ready or self.path == "/livez" else (503, b'{"detail": "no worker host yet"}')
+        answers = ready or self.path in {"/livez", LOAD_PATH}
+        status, body = (200, b"{}") if answers else (503, b'{"detail": "no worker host yet"}')
         if self.path == "/metrics":
             body = self.headers.get("Authorization", "").encode()
         if self.path == LOAD_PATH:

@@ -410,6 +410,34 @@ def test_a_missing_file_of_a_manifest(create_testbed: Any, tmp_path: Path, wait_
         wait_until(lambda: sync.problem is None)
 
 
+def test_a_backend_that_cannot_change_now(create_testbed: Any, tmp_path: Path, wait_until: Any) -> None:
+    """The others of the manifest change at once. It changes as soon as it can, also under the next controller."""
+    path = tmp_path / "venvd.yaml"
+
+    def write(first: int, second: int) -> None:
+        each = "- {{name: {}, type: http, venv: x, replicas: {}}}\n"
+        backends = each.format("a", first) + each.format("b", second)
+        # the size differs too, since two writes within a tick of the kernel's clock have the same time
+        path.write_text(f"venvs: [{{name: x, python: '3.13'}}]\nbackends:\n{backends}{'#' * second}\n")
+
+    def list_wanted(name: str) -> list[bool]:
+        return [row.wanted for row in testbed.controller.backends.list_replicas(name)]
+
+    write(2, 1)
+    with create_testbed(manifest=path).started() as testbed:
+        wait_until(lambda: {row.state for row in testbed.controller.backends.list_rows()} == {"running"})
+        testbed.engine.gates["stop"] = threading.Event()
+        write(1, 1)
+        wait_until(lambda: list_wanted("a") == [True, False])
+        write(2, 2)
+        wait_until(lambda: list_wanted("b") == [True, True])
+        wait_until(lambda: "replica 1 is being removed" in str(testbed.controller.manifest_sync.problem))
+        testbed.controller.reconciler.stop()
+    with create_testbed(manifest=path).started() as testbed:
+        wait_until(lambda: list_wanted("a") == [True, True])
+        wait_until(lambda: testbed.controller.manifest_sync.problem is None)
+
+
 def test_a_virtual_environment_of_the_host(create_testbed: Any, engine: Any, tmp_path: Path) -> None:
     """Its path must be allowed and stands alone; nothing is locked or built, and no runtime is made."""
     with create_testbed(host_dirs=str(tmp_path)).started() as testbed:

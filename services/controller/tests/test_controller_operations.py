@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from venvd_contract.errors import NotFound, UserError, VenvdError
 from venvd_contract.resources import OperationInfo
 from venvd_controller import operations as module
 from venvd_controller.database import Database
+from venvd_controller.database.tables import OperationRow
 from venvd_controller.operations import OperationKind, Operations, Run
 
 Work = Callable[[str, Run], None]
@@ -268,3 +271,24 @@ def test_an_unknown_operation_is_named(jobs: Jobs) -> None:
     """A request for an unknown operation is `not_found`."""
     with pytest.raises(NotFound, match="ghost"):
         jobs.create(lambda _target, _run: None).get("ghost")
+
+
+def test_an_operation_runs_after_an_error_of_the_database(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit that would have started it fails once. The controller tries again."""
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
+    operations = jobs.create(lambda _target, _run: None)
+    submitted = jobs.submit(operations)
+    failures = []
+
+    def fail_once(session: Session) -> None:
+        if not failures and any(isinstance(row, OperationRow) for row in session.dirty):
+            failures.append(session)
+            raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+    event.listen(Session, "before_commit", fail_once)
+    try:
+        operations.start()
+        assert operations.wait(submitted.id, TIMEOUT).state == "succeeded"
+    finally:
+        event.remove(Session, "before_commit", fail_once)
+    assert len(failures) == 1

@@ -16,12 +16,14 @@ from harness.certificates import make_authority, make_certificate
 from harness.ports import free_port
 
 from venvd_contract.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unimplemented, VenvdError
-from venvd_contract.internal.messages import LoadReport, RouterLoad
+from venvd_contract.internal.messages import LoadReport
 from venvd_contract.resources import BackendSpec, OperationInfo, VenvSpec
 from venvd_controller import backend_start, probes, scaling
 from venvd_controller.database.tables import VenvRow
 from venvd_controller.replicas import check_replicas, is_routed
 from venvd_engines.engine import Launch, LaunchRecord, PartState
+
+from .replicated import find, list_launches, read_table, start  # type: ignore[import-not-found]
 
 pytestmark = pytest.mark.slow
 
@@ -31,16 +33,6 @@ def testbed(shared_testbed: Any) -> Any:
     shared_testbed.controller.venvs.put("many", VenvSpec(python="3.13"))
     shared_testbed.engine.user_ids = range(5000, 5100)
     return shared_testbed
-
-
-def start(testbed: Any, name: str, replicas: int = 3, **fields: Any) -> Any:
-    spec = BackendSpec("http", venv="many", name=name, replicas=replicas, **fields)
-    _, operation = testbed.controller.backends.start(spec)
-    return testbed.wait(operation)
-
-
-def find(testbed: Any, name: str, number: int | str) -> Any:
-    return testbed.engine.find_backend(name if number == 0 else f"{name}--{number}")
 
 
 def test_replicas_are_launches_of_one_backend(testbed: Any) -> None:
@@ -124,17 +116,6 @@ def test_the_end_of_a_backend_is_that_of_its_replicas(testbed: Any) -> None:
     assert testbed.client.delete("/v1/backends/ended").status_code == 204
     assert not [each for each in testbed.engine.launches.values() if each.launch.name.startswith("ended")]
     assert start(testbed, "ended", 2).state == "succeeded"
-
-
-def list_launches(testbed: Any, name: str) -> dict[str, str]:
-    """Return the IDs of a backend's launches by their names."""
-    launches = [each.launch for each in testbed.engine.launches.values()]
-    return {each.name: each.id for each in launches if each.name.startswith(name)}
-
-
-def read_table(testbed: Any, name: str, number: int | str = 0) -> Any:
-    """Return the table of replicas that a server has."""
-    return json.loads(find(testbed, name, number).keys)["siblings"]
 
 
 def test_fewer_replicas_in_the_manifest_end_the_others(testbed: Any, wait_until: Any) -> None:
@@ -432,44 +413,6 @@ def test_a_restart_puts_a_router_in_front_of_added_replicas(routing: Any) -> Non
     assert routing.wait(restarting).state == "succeeded"
     assert "later--router" in list_launches(routing, "later")
     assert read_table(routing, "later")["names"] == 2
-
-
-def test_an_idle_backend_sleeps_until_a_call_waits(routing: Any, wait_until: Any) -> None:
-    """Its replicas end, its router stays, and a call that waits there starts them again at the same address."""
-    start(routing, "sleepy", 2, idleStop=60.0)
-    get = routing.controller.backends.get
-    url, router = get("sleepy").url, list_launches(routing, "sleepy")["sleepy--router"]
-    routing.controller.reconciler.run_turn()
-    assert get("sleepy").state == "running"
-    for number in range(2):
-        find(routing, "sleepy", number).load.idleSeconds = 61.0
-    wait_until(lambda: list_launches(routing, "sleepy") == {"sleepy--router": router})
-    assert (get("sleepy").state, get("sleepy").url) == ("idle", url)
-    assert [each["url"] for each in read_table(routing, "sleepy", "router")["replicas"]] == [None, None]
-    routing.controller.reconciler.run_turn()
-    assert get("sleepy").state == "idle"
-    find(routing, "sleepy", "router").load = RouterLoad(calls=1, waiting=1)
-    wait_until(lambda: get("sleepy").state == "running")
-    assert sorted(list_launches(routing, "sleepy")) == ["sleepy", "sleepy--1", "sleepy--router"]
-    wait_until(lambda: None not in [each["url"] for each in read_table(routing, "sleepy", "router")["replicas"]])
-
-
-def test_a_replica_with_calls_does_not_sleep(routing: Any, wait_until: Any) -> None:
-    """One that gets a call after all, before its router knows, ends after it."""
-    start(routing, "awake", 1, idleStop=60.0)
-    find(routing, "awake", "router").load = RouterLoad(calls=1)
-    last_turn = routing.controller.reconciler.last_turn
-    wait_until(lambda: routing.controller.reconciler.last_turn > last_turn)  # no turn has the load of before
-    find(routing, "awake", 0).load.idleSeconds = 61.0
-    routing.controller.reconciler.run_turn()
-    assert routing.controller.backends.get("awake").state == "running"
-    row = routing.controller.backends.get_row("awake")
-    may_end = routing.controller.reconciler._sleep.may_end
-    for load in (RouterLoad(calls=2, waiting=1), RouterLoad(reachable=1), RouterLoad(calls=1, waiting=1)):
-        find(routing, "awake", "router").load = load
-        assert may_end(row) == (load.calls == load.waiting == 1)
-    find(routing, "awake", 0).load.idleSeconds = 0.0
-    assert not may_end(row)
 
 
 @pytest.mark.needs("openssl")

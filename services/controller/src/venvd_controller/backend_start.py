@@ -124,7 +124,9 @@ class BackendStarter:
         end = time.monotonic() + self._settings.start_timeout
         while True:
             rows = list_replicas()
-            waiting = [row for row in rows if row.state in _STARTING]
+            if _do_sleep(rows):
+                return rows
+            waiting = [row for row in rows if row.state in {*_STARTING, "idle"}]
             if self._is_any_starting(waiting):
                 end = time.monotonic() + self._settings.start_timeout
             if not waiting or time.monotonic() >= end:
@@ -300,7 +302,7 @@ class BackendStarter:
             passed = now - begin
             run.check()
             readiness = probes.probe_readiness(record)
-            if readiness.ready:
+            if readiness.ready or (readiness.answered and self._is_router_of_sleepers(row)):
                 return
             if passed >= _PLACE_SECONDS:
                 place.leave()
@@ -310,6 +312,10 @@ class BackendStarter:
             time.sleep(min(max(passed * _PROBE_SHARE, _FIRST_PROBE_PAUSE), _LONGEST_PROBE_PAUSE))
         lines = "".join(self._read_last_lines(record, part) for part in ("server", "worker"))
         raise Unavailable(f"not ready after {self._settings.start_timeout:g} s: {readiness.reason}{lines}")
+
+    def _is_router_of_sleepers(self, row: LaunchRow) -> bool:
+        """Return whether a row is that of a router whose replicas sleep. It is not ready until a call wakes them."""
+        return row.is_router and _do_sleep(self._backends.list_launches(row.replica_of or ""))
 
     def _must_wait(self, row: LaunchRow) -> bool:
         """Return whether a launch cannot be ready yet: a router waits for a replica, whose start takes its own time."""
@@ -332,3 +338,9 @@ class BackendStarter:
         except VenvdError:
             return ""
         return f"; the last lines of its {part}:\n" + "\n".join(lines[-_LAST_LINES:]) if lines else ""
+
+
+def _do_sleep(rows: Sequence[LaunchRow]) -> bool:
+    """Return whether all replicas of a backend sleep."""
+    states = {row.state for row in rows if not row.is_router}
+    return states == {"idle"}

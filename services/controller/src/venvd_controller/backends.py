@@ -361,6 +361,9 @@ class Backends:
                 other.drain_until = None
             else:
                 self.start_replica(session, row, number, other)
+                for each in (*others.values(), row):
+                    if each.state == "idle" and each.wanted:
+                        self._wake_row(session, each)
         end = time.time() + replicas.get_drain_timeout(read_spec(row))
         for number, other in others.items():
             if number >= count and other.wanted and other.drain_until is None:
@@ -436,6 +439,53 @@ class Backends:
         with self._database.write() as session:
             if not self._has_changed(session, seen):
                 self._queue_start(session, _get_row(session, seen.name))
+
+    def put_to_sleep(self, rows: Sequence[LaunchRow]) -> bool:
+        """Let replicas sleep, unless one of them changed since `rows` were read. Return whether they do."""
+        with self._database.write() as session:
+            if any(self._has_changed(session, row) for row in rows):
+                return False
+            for row in rows:
+                session.execute(_update(row.name).values(state="idle"))
+            after_commit(session, self.announce_change)
+        return True
+
+    def wake(self, rows: Sequence[LaunchRow]) -> bool:
+        """Wake those replicas that sleep, unless they changed since `rows` were read. Return whether one wakes."""
+        with self._database.write() as session:
+            unchanged = [_get_row(session, row.name) for row in rows if not self._has_changed(session, row)]
+            # the start of replica 0 waits for the others
+            woken = [self._wake_row(session, row) for row in reversed(unchanged) if row.state == "idle"]
+        return any(woken)
+
+    def _wake_row(self, session: Session, row: LaunchRow) -> bool:
+        """Wake a replica that sleeps. If its launch has not ended, it serves again.
+
+        Return False while the launch ends; the replica can wake afterwards.
+        """
+        if row.record is not None:
+            row.state = "running"
+            after_commit(session, self.announce_change)
+        elif row.launch is None:
+            self._queue_start(session, row)
+        return row.state != "idle"
+
+    def begin_end(self, seen: LaunchRow) -> bool:
+        """Take the record of a replica that sleeps, so that its launch cannot serve again. Return False if it woke.
+
+        The column `launch` stays until `note_end`.
+        """
+        with self._database.write() as session:
+            row = session.get(LaunchRow, seen.name)
+            if row is None or (row.launch, row.state) != (seen.launch, "idle") or row.record is None:
+                return False
+            row.record = row.walls = None
+        return True
+
+    def note_end(self, seen: LaunchRow) -> None:
+        """Note that the launch of a replica that sleeps has ended, so that the replica can wake."""
+        with self._database.write() as session:
+            session.execute(_update(seen.name).where(LaunchRow.launch == seen.launch).values(launch=None))
 
     def _has_changed(self, session: Session, seen: LaunchRow) -> bool:
         row = session.get(LaunchRow, seen.name)

@@ -62,6 +62,8 @@ def read_manifest(path: Path, host_paths: HostPaths, files: list[Path] | None = 
         raise InvalidRequest(f"the manifest {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InvalidRequest(f"the manifest {path} is not UTF-8") from None
+    if not text.strip():  # another program may be about to write it
+        raise InvalidRequest(f"the manifest {path} is empty: write {{}} to declare nothing")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import time
 from pathlib import Path
 
 from sqlalchemy import select
 
-from venvd_contract.errors import Conflict, InUse, InvalidRequest, NotFound, VenvdError
+from venvd_contract.errors import Conflict, InUse, InvalidRequest, NotFound, Unavailable, VenvdError
 from venvd_contract.resources import BackendSpec
 from venvd_contract.watched_file import find_version
 from venvd_controller.backends import Backends
@@ -23,6 +24,8 @@ from venvd_controller.venvs import Venvs
 log = logging.getLogger("venvd.controller")
 
 DEFAULT_PATH = Path("venvd.yaml")
+_SETTLED_SECONDS = 0.2
+"""How long the files must not have changed before they are read again."""
 
 
 class ManifestSync:
@@ -30,9 +33,6 @@ class ManifestSync:
 
     Args:
         path: a manifest that must exist; None is `venvd.yaml` if that exists.
-
-    Attributes:
-        problem: what is wrong with the file since its last change. The earlier manifest stays in force.
 
     Raises:
         InvalidRequest: the manifest is missing or wrong.
@@ -59,8 +59,10 @@ class ManifestSync:
         """The number of writes of the database and the digest of the file, at the last turn that looked at both."""
         exists = path is not None or self._path.exists()
         self._manifest = self._read() if exists else None
-        self._stamp = self._find_versions()
-        self.problem: str | None = None
+        self._read_versions = self._seen = self._find_versions()
+        self._seen_at = 0.0
+        self._file_problem: str | None = None
+        self._backend_problem: str | None = None
 
     def _read(self) -> Manifest:
         self._files = []
@@ -79,9 +81,13 @@ class ManifestSync:
         return manifest
 
     def apply(self) -> None:
-        """Write the manifest to the desired state. Without a manifest nothing changes."""
+        """Write the manifest to the desired state. Without a manifest nothing changes.
+
+        A backend that cannot change now does not hold up the others. `sync` tries again.
+        """
         if self._manifest is None:
             return
+        problem: str | None = None
         for version in self._manifest.runtimes:
             self._runtimes.put(version, declared=True)
         for name, needed in self._manifest.providers.items():
@@ -90,7 +96,13 @@ class ManifestSync:
             self._venvs.put(name, spec, declared=True)
         stopped = self._list_stopped()
         for name, backend in self._manifest.backends.items():
-            self._apply_backend(name, backend, stopped=name in stopped)
+            try:
+                self._apply_backend(name, backend, stopped=name in stopped)
+            except (Conflict, Unavailable) as error:
+                problem = f'the backend "{name}" of the manifest: {error.message}'
+        if problem is not None and problem != self._backend_problem:
+            log.warning("%s", problem)
+        self._backend_problem = problem
         with self._database.read() as session:
             query = select(LaunchRow.name).where(LaunchRow.declared, LaunchRow.wanted, LaunchRow.replica == 0)
             undeclared = set(session.scalars(query)) - set(self._manifest.backends)
@@ -105,6 +117,14 @@ class ManifestSync:
                 self._backends.start(spec, declared=True)
         else:
             self._backends.declare(spec)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file since its last change, so that the earlier manifest stays in force.
+
+        Or why a backend of the manifest cannot change now; each turn tries again.
+        """
+        return self._file_problem or self._backend_problem
 
     @property
     def path(self) -> Path | None:
@@ -152,7 +172,8 @@ class ManifestSync:
         state = self._database.writes, self._digest
         if state != self._synced:
             self._follow(self._manifest)
-            self._synced = state  # the next turn looks at the changes that this turn made
+            # the next turn looks at the changes that this turn made
+            self._synced = None if self._backend_problem else state
 
     def _follow(self, manifest: Manifest) -> None:
         with self._database.read() as session:
@@ -166,7 +187,7 @@ class ManifestSync:
             or set(manifest.providers) - providers
             or set(manifest.runtimes) - runtimes
         )
-        if missing:
+        if missing or self._backend_problem:
             self.apply()
         for name in venvs - set(manifest.venvs):
             with contextlib.suppress(InUse, NotFound):  # a later turn deletes it when nothing uses it
@@ -179,18 +200,21 @@ class ManifestSync:
                 self._runtimes.delete(version)
 
     def _reload_if_changed(self) -> None:
-        stamp = self._find_versions()
-        if stamp == self._stamp:
+        versions = self._find_versions()
+        if versions != self._seen:
+            self._seen, self._seen_at = versions, time.monotonic()
+        # a writer may be between two parts of a file
+        if versions == self._read_versions or time.monotonic() - self._seen_at < _SETTLED_SECONDS:
             return
-        self._stamp = stamp
+        self._read_versions = versions
         try:
             self._manifest = self._read()
             self.apply()
         except VenvdError as error:
-            self.problem = error.message
+            self._file_problem = error.message
             log.warning("the previous manifest stays in force: %s", error.message)
         else:
-            self.problem = None
+            self._file_problem = None
             log.info("the manifest %s has changed and is in force", self._path)
 
     def _find_versions(self) -> list[tuple[int, ...] | None]:

@@ -343,14 +343,20 @@ class Operations:
         if len(runs) >= self._limit:
             return None
         query = select(OperationRow).where(OperationRow.state == "queued").order_by(OperationRow.id)
-        with self._database.write() as session:
-            row = next((row for row in session.scalars(query) if (row.kind, row.target) not in busy_targets), None)
-            if row is None:
-                return None
-            run = Run(self, row, resumed=row.started_at is not None)
-            row.state, row.started_at = "running", row.started_at or now()
-            with self._runs_lock:
-                self._runs[run.id] = run
+        run: Run | None = None
+        try:
+            with self._database.write() as session:
+                row = next((row for row in session.scalars(query) if (row.kind, row.target) not in busy_targets), None)
+                if row is None:
+                    return None
+                run = Run(self, row, resumed=row.started_at is not None)
+                row.state, row.started_at = "running", row.started_at or now()
+                with self._runs_lock:
+                    self._runs[run.id] = run
+        except BaseException:
+            with self._runs_lock:  # the row is still queued
+                self._runs.pop(run.id if run is not None else "", None)
+            raise
         return run
 
     def _perform(self, run: Run) -> None:

@@ -196,9 +196,7 @@ class Reconciler:
             self._backends.end_drain(row.name)
             self.wake()
         elif row.state == "idle":
-            if row.record is not None and self._sleep.may_end(row):
-                self._end_launch(row, LaunchRecord(**row.record))
-                self._backends.update(row.name, record=None, launch=None, walls=None)
+            self._end_sleeping(row, owned)
         elif row.record is not None and row.state in {"running", "unhealthy"}:
             self._check(row, LaunchRecord(**row.record), owned)
         elif owned is not None and row.state in {"unhealthy", "failed"}:
@@ -207,6 +205,19 @@ class Reconciler:
             self._retry(row)
         elif row.state in {"pending", "starting"} and not self._is_updated(row):
             self._backends.start_if_unchanged(row)
+
+    def _end_sleeping(self, row: LaunchRow, owned: Owned | None) -> None:
+        """End the launch of a replica that sleeps."""
+        if row.launch is None:
+            return
+        if row.record is not None:
+            if not self._sleep.may_end(row) or not self._backends.begin_end(row):
+                return
+            self._end_launch(row, LaunchRecord(**row.record))
+        elif owned is not None:
+            self._engine.destroy_owned(owned)  # a controller was killed while it ended the launch
+        self._backends.note_end(row)
+        self.wake()
 
     def _end_beside(self, row: LaunchRow, owned: Owned | None) -> None:
         """Remove a launch beside a place, once it has drained or ended, or if no update needs it."""

@@ -7,7 +7,7 @@ import logging
 from venvd_controller import replicas
 from venvd_controller.backends import Backends
 from venvd_controller.database import Database
-from venvd_controller.database.tables import NEXT, LaunchRow
+from venvd_controller.database.tables import LaunchRow
 
 log = logging.getLogger("venvd.controller")
 
@@ -22,32 +22,38 @@ class Sleep:
     def adjust(self) -> None:
         """Look at each backend that may sleep."""
         all_rows = self._backends.list_rows()
-        updated = {row.replica_of for row in all_rows if row.stage == NEXT}
+        beside = {row.replica_of for row in all_rows if row.stage is not None}
         for rows in replicas.group_by_backend(all_rows):
-            may_sleep = rows[0].wanted and rows[0].spec.get("idleStop") is not None and rows[-1].is_router
-            may_sleep = may_sleep and rows[0].name not in updated
-            if may_sleep and rows[-1].state == "running":
-                self._adjust(rows[:-1], rows[-1], rows[0].spec["idleStop"])
+            first, router = rows[0], rows[-1]
+            if not (first.wanted and first.spec.get("idleStop") is not None):
+                continue
+            if not (router.is_router and router.state == "running"):
+                continue
+            serving = [row for row in rows[:-1] if row.wanted and row.drain_until is None]
+            states = {row.state for row in serving}
+            if "idle" in states:
+                self._wake(serving, router, others_serve=states != {"idle"})
+            elif states == {"running"} and len(serving) == len(rows) - 1 and first.name not in beside:
+                self._put_to_sleep(serving, router, first.spec["idleStop"])
 
-    def _adjust(self, rows: list[LaunchRow], router: LaunchRow, seconds: float) -> None:
-        states = {row.state for row in rows}
+    def _put_to_sleep(self, rows: list[LaunchRow], router: LaunchRow, seconds: float) -> None:
         token = self._backends.tokens.derive_for_metrics(router)
-        if states == {"running"}:
-            passing = replicas.read_router_load(router, token)
-            if passing is None or passing.calls:
+        passing = replicas.read_router_load(router, token)
+        if passing is None or passing.calls:
+            return
+        loads = replicas.read_loads(rows, token)
+        is_idle = len(loads) == len(rows) and all(load.idleSeconds >= seconds for load in loads.values())
+        if is_idle and self._backends.put_to_sleep(rows):
+            log.info("%s: no calls for %g s; its replicas end until there is one", rows[0].name, seconds)
+
+    def _wake(self, rows: list[LaunchRow], router: LaunchRow, *, others_serve: bool) -> None:
+        """Wake the replicas that sleep, if a call waits or if others of the backend do not sleep."""
+        if not others_serve:
+            passing = replicas.read_router_load(router, self._backends.tokens.derive_for_metrics(router))
+            if passing is None or not passing.waiting:
                 return
-            loads = replicas.read_loads(rows, token)
-            if len(loads) == len(rows) and all(load.idleSeconds >= seconds for load in loads.values()):
-                log.info("%s: no calls for %g s; its replicas end until there is one", rows[0].name, seconds)
-                for row in rows:
-                    self._backends.update_if_unchanged(row, state="idle")
-                self._backends.announce_change()
-        elif states == {"idle"}:
-            passing = replicas.read_router_load(router, token)
-            if passing is not None and passing.waiting:
-                log.info("%s: a call waits; its replicas start", rows[0].name)
-                for row in reversed(rows):  # the start of replica 0 waits for the others
-                    self._backends.start_if_unchanged(row)
+        if self._backends.wake(rows):
+            log.info("%s: its replicas wake", rows[0].name)
 
     def may_end(self, row: LaunchRow) -> bool:
         """Return whether no call can reach a replica that goes to sleep, and its last calls have ended."""

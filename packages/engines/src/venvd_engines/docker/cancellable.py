@@ -151,8 +151,8 @@ def call(
             try:
                 return future.result(timeout=POLL_SECONDS)
             except TimeoutError:
-                if future.done():
-                    raise
+                if future.done():  # the call raised this error itself, or it ended just now
+                    return future.result()
     except BaseException:
         if discard is not None:
             future.add_done_callback(lambda done: done.exception() is None and discard(done.result()))
