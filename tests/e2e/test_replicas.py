@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 from harness.callers import CALLERS
 from harness.controller import Controller, caller, unique
+from harness.ports import free_port
 from harness.waiting import wait_until
 
 import venvd
@@ -131,7 +132,7 @@ def test_callers_go_through_the_router(controller: Controller, small: str, kind:
 @with_router
 def test_a_call_reaches_a_backend_over_a_restart_of_its_router(controller: Controller, small: str) -> None:
     """The address of the backend stays; the replicas and their sessions do not notice."""
-    with run(controller, small, replicas=2) as backend:
+    with run(controller, small, replicas=2, port=free_port()) as backend:  # no other test takes the port meanwhile
         with closing(caller(backend)) as call:
             session = call("session.create", {})["id"]
             call("exec", {"code": "x = 7"}, session=session)
