@@ -55,12 +55,11 @@ class _ProbeHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         ready = self.server.backend.ready  # type: ignore[attr-defined]
-        answers = ready or self.path in {"/livez", LOAD_PATH}
-        status, body = (200, b"{}") if answers else (503, b'{"detail": "no worker host yet"}')
+        status, body = (200, b"{}") if ready or self.path == "/livez" else (503, b'{"detail": "no worker host yet"}')
         if self.path == "/metrics":
             body = self.headers.get("Authorization", "").encode()
         if self.path == LOAD_PATH:
-            body = json.dumps(asdict(self.server.backend.load)).encode()  # type: ignore[attr-defined]
+            status, body = 200, json.dumps(asdict(self.server.backend.load)).encode()  # type: ignore[attr-defined]
         if self.path == "/walls":
             status, body = self.server.backend.walls  # type: ignore[attr-defined]
         events = self.server.backend.events  # type: ignore[attr-defined]

@@ -335,6 +335,7 @@ def test_a_router_has_the_address_of_its_backend(routing: Any) -> None:
     assert (router.server_env["VENVD_TYPE"], router.manages_key, router.user_id) == ("http", None, None)
     first = find(routing, "routed", 0).launch
     assert (first.router, first.routed, first.address_name) == (False, True, "routed--0")
+    assert (port in router.reserved, port in first.reserved) == (False, True)
     assert json.loads(find(routing, "routed", "router").keys)["siblings"] == read_table(routing, "routed")
 
 

@@ -29,7 +29,7 @@ def testbed(shared_testbed: Any) -> Any:
 def put_to_sleep(testbed: Any, name: str, *numbers: int) -> list[LaunchRow]:
     """Let replicas of a backend sleep, and return their rows of before."""
     rows = [testbed.controller.backends.find_replica(name, number) for number in numbers]
-    assert testbed.controller.backends.put_to_sleep(rows)
+    assert testbed.controller.reconciler._sleep.begin(rows)
     return rows
 
 
@@ -174,7 +174,7 @@ def test_a_replica_does_not_sleep_alone(testbed: Any, wait_until: Any) -> None:
     await_state(testbed, "alone", "running", wait_until)
     row = testbed.controller.backends.find_replica("alone", 0)
     testbed.controller.backends.update("alone", failures=1)
-    assert not testbed.controller.backends.put_to_sleep([testbed.controller.backends.find_replica("alone", 1), row])
+    assert not testbed.controller.reconciler._sleep.begin([testbed.controller.backends.find_replica("alone", 1), row])
     await_state(testbed, "alone", "running", wait_until)
 
 

@@ -184,7 +184,7 @@ class BackendStarter:
                 create_server_env(row, venv, self._backends, self._settings, self._engine.name),
                 self._settings,
                 self._home.id,
-                self._backends.list_reserved_ports(row.name),
+                replicas.list_reserved_ports(self._backends.list_rows(), row),
                 self._keys.render_file(row),
                 self._secrets.render_file(row),
                 routed,

@@ -142,12 +142,6 @@ class Backends:
         with self._database.read() as session:
             return _get_row(session, name)
 
-    def list_reserved_ports(self, name: str) -> set[int]:
-        """List the ports that the other backends have or asked for. They keep them during a restart."""
-        others = [row for row in self.list_rows() if row.name != name and row.wanted and row.state != "failed"]
-        asked = {row.spec[field] for row in others for field in ("port", "httpPort") if row.spec[field] is not None}
-        return asked | {number for row in others for number in row.ports.values()}
-
     def get_launch_record(self, name: str) -> LaunchRecord:
         """Return the launch record of a running backend.
 
@@ -192,7 +186,7 @@ class Backends:
             venv = self._get_venv(session, spec.venv)
             row = self._add_row(session, spec, declared=declared, visible=visible)
             self._adjust_replicas(session, row)
-            operation = self._queue_start(session, row)
+            operation = self.queue_start(session, row)
             if venv.operation is None:
                 venv.operation = operation.id
             return self.show(session, row), operation
@@ -265,9 +259,10 @@ class Backends:
         other.venv, other.ports = row.venv, {}
         other.spec = asdict(replace(spec, ttl=None) if other.is_router else replicas.plan_replica(spec))
         other.retry_at, other.failures, other.error, other.drain_until = 0.0, 0, None, None
-        self._queue_start(session, other)
+        self.queue_start(session, other)
 
-    def _queue_start(self, session: Session, row: LaunchRow) -> OperationInfo:
+    def queue_start(self, session: Session, row: LaunchRow) -> OperationInfo:
+        """Queue the start of a launch."""
         operation = self._operations.submit(session, KIND, row.name, row.venv)
         row.state, row.operation = "pending", operation.id
         return operation
@@ -302,7 +297,7 @@ class Backends:
                 elif each.wanted and self._operations.find_active(session, KIND, each.name) is None:
                     each.retry_at, each.failures, each.error, each.pinned_key = 0.0, 0, None, pinned.get(each.name)
                     each.failed_update = each.update_error = each.proven_key = None
-                    operation = self._queue_start(session, each)
+                    operation = self.queue_start(session, each)
             return self.show(session, row), operation
 
     def rotate_token(self, name: str, overlap: float) -> TokenRotation:
@@ -350,7 +345,7 @@ class Backends:
                 row.ports, row.retry_at, row.failures, row.error = {}, 0.0, 0, None
                 row.failed_update = row.update_error = row.proven_key = None
                 self._adjust_replicas(session, row)
-                self._queue_start(session, row)
+                self.queue_start(session, row)
 
     def scale_rows(self, session: Session, row: LaunchRow, count: int) -> None:
         """Give a backend `count` replicas: start the missing ones, and drain those with the highest numbers."""
@@ -361,9 +356,6 @@ class Backends:
                 other.drain_until = None
             else:
                 self.start_replica(session, row, number, other)
-                for each in (*others.values(), row):
-                    if each.state == "idle" and each.wanted:
-                        self._wake_row(session, each)
         end = time.time() + replicas.get_drain_timeout(read_spec(row))
         for number, other in others.items():
             if number >= count and other.wanted and other.drain_until is None:
@@ -429,7 +421,7 @@ class Backends:
     def update_if_unchanged(self, seen: LaunchRow, **values: object) -> bool:
         """Write columns of a backend unless it changed since `seen` was read. Return whether they were written."""
         with self._database.write() as session:
-            if self._has_changed(session, seen):
+            if self.has_changed(session, seen):
                 return False
             session.execute(_update(seen.name).values(**values))
         return True
@@ -437,57 +429,11 @@ class Backends:
     def start_if_unchanged(self, seen: LaunchRow) -> None:
         """Queue a start of a backend unless it changed since `seen` was read."""
         with self._database.write() as session:
-            if not self._has_changed(session, seen):
-                self._queue_start(session, _get_row(session, seen.name))
+            if not self.has_changed(session, seen):
+                self.queue_start(session, _get_row(session, seen.name))
 
-    def put_to_sleep(self, rows: Sequence[LaunchRow]) -> bool:
-        """Let replicas sleep, unless one of them changed since `rows` were read. Return whether they do."""
-        with self._database.write() as session:
-            if any(self._has_changed(session, row) for row in rows):
-                return False
-            for row in rows:
-                session.execute(_update(row.name).values(state="idle"))
-            after_commit(session, self.announce_change)
-        return True
-
-    def wake(self, rows: Sequence[LaunchRow]) -> bool:
-        """Wake those replicas that sleep, unless they changed since `rows` were read. Return whether one wakes."""
-        with self._database.write() as session:
-            unchanged = [_get_row(session, row.name) for row in rows if not self._has_changed(session, row)]
-            # the start of replica 0 waits for the others
-            woken = [self._wake_row(session, row) for row in reversed(unchanged) if row.state == "idle"]
-        return any(woken)
-
-    def _wake_row(self, session: Session, row: LaunchRow) -> bool:
-        """Wake a replica that sleeps. If its launch has not ended, it serves again.
-
-        Return False while the launch ends; the replica can wake afterwards.
-        """
-        if row.record is not None:
-            row.state = "running"
-            after_commit(session, self.announce_change)
-        elif row.launch is None:
-            self._queue_start(session, row)
-        return row.state != "idle"
-
-    def begin_end(self, seen: LaunchRow) -> bool:
-        """Take the record of a replica that sleeps, so that its launch cannot serve again. Return False if it woke.
-
-        The column `launch` stays until `note_end`.
-        """
-        with self._database.write() as session:
-            row = session.get(LaunchRow, seen.name)
-            if row is None or (row.launch, row.state) != (seen.launch, "idle") or row.record is None:
-                return False
-            row.record = row.walls = None
-        return True
-
-    def note_end(self, seen: LaunchRow) -> None:
-        """Note that the launch of a replica that sleeps has ended, so that the replica can wake."""
-        with self._database.write() as session:
-            session.execute(_update(seen.name).where(LaunchRow.launch == seen.launch).values(launch=None))
-
-    def _has_changed(self, session: Session, seen: LaunchRow) -> bool:
+    def has_changed(self, session: Session, seen: LaunchRow) -> bool:
+        """Return whether a row changed since `seen` was read, or a start of its launch is queued or runs."""
         row = session.get(LaunchRow, seen.name)
         return (
             row is None

@@ -211,12 +211,12 @@ class Reconciler:
         if row.launch is None:
             return
         if row.record is not None:
-            if not self._sleep.may_end(row) or not self._backends.begin_end(row):
+            if not self._sleep.may_end(row) or not self._sleep.begin_end(row):
                 return
             self._end_launch(row, LaunchRecord(**row.record))
         elif owned is not None:
             self._engine.destroy_owned(owned)  # a controller was killed while it ended the launch
-        self._backends.note_end(row)
+        self._sleep.note_end(row)
         self.wake()
 
     def _end_beside(self, row: LaunchRow, owned: Owned | None) -> None:

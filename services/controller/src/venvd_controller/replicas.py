@@ -98,6 +98,22 @@ def is_rescaled(before: BackendSpec, after: BackendSpec) -> bool:
     return any(getattr(before, field) != getattr(after, field) for field in ("replicas", "minReplicas", "maxReplicas"))
 
 
+def list_reserved_ports(all_rows: Sequence[LaunchRow], row: LaunchRow) -> set[int]:
+    """List the ports that launches other than that of `row` have or asked for. They keep them during a restart.
+
+    A router gets the ports that its backend asked for, which replica 0 may have had before.
+    """
+    others = [each for each in all_rows if each.name != row.name and each.wanted and each.state != "failed"]
+    own = _list_asked_ports(row) if row.is_router else set()
+    foreign = [each for each in others if not row.is_router or row.replica_of not in {each.name, each.replica_of}]
+    asked = {port for each in foreign for port in _list_asked_ports(each)}
+    return asked | ({port for each in others for port in each.ports.values()} - own)
+
+
+def _list_asked_ports(row: LaunchRow) -> set[int]:
+    return {row.spec[field] for field in ("port", "httpPort") if row.spec[field] is not None}
+
+
 def get_drain_timeout(spec: BackendSpec) -> float:
     """Return the seconds for which a draining replica keeps its sessions."""
     return DRAIN_TIMEOUT if spec.drainTimeout is None else spec.drainTimeout
