@@ -39,6 +39,7 @@ class Database:
         self._write_lock = threading.Lock()
         self._sessions_changed = threading.Condition()
         self._open_sessions = 0
+        self._is_closed = False
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -69,6 +70,8 @@ class Database:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         with self._sessions_changed:
+            if self._is_closed:
+                raise Unavailable("the controller has closed its database")
             self._open_sessions += 1
         try:
             yield
@@ -78,8 +81,12 @@ class Database:
                 self._sessions_changed.notify_all()
 
     def close(self) -> None:
-        """Close all connections. Threads that use one have `_CLOSE_SECONDS` to end."""
+        """Close all connections. Sessions that are open have `_CLOSE_SECONDS` to end, and no others are opened.
+
+        Another controller may lead now, so a thread that ends late must not write.
+        """
         with self._sessions_changed:
+            self._is_closed = True
             self._sessions_changed.wait_for(lambda: self._open_sessions == 0, _CLOSE_SECONDS)
         self.engine.dispose()
 
