@@ -196,6 +196,14 @@ def test_a_part_that_ends_at_once_is_told_with_its_last_words(
     assert site.launches.list_owned() == []
 
 
+def test_a_server_that_ends_after_its_worker_host(site: Site, launch: Launch) -> None:
+    """The worker host ended since the server did, so the error has the words of the server."""
+    site.worker = "raise SystemExit(0)"
+    site.server = "import sys\nwhile 'exited with' not in open('state.json').read(): pass\nsys.exit('no such setting')"
+    with pytest.raises(Unavailable, match=r"the server exited with status 1.*no such setting"):
+        site.start(launch)
+
+
 def test_an_interpreter_that_is_gone_is_told(site: Site, launch: Launch, tmp_path: Path) -> None:
     """A venv whose interpreter is gone makes no backend, and the error names it."""
     site.server = "import time; time.sleep(300)"

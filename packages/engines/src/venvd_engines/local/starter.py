@@ -22,9 +22,11 @@ from venvd_engines.local.processes import Identity, boot_id, identify, reap, wai
 from venvd_engines.local.state import PARTS, State
 from venvd_engines.local.venvs import python_of
 from venvd_engines.socket_names import PIPE, PROBES, choose_prefix
+from venvd_worker.common.exit_status import describe_exit
 
 _LISTEN_SECONDS = 15.0
 """How long a start waits for the server to listen. The controller waits for readiness in any case."""
+_REASON_SECONDS = 10.0
 _ATTEMPTS = 5
 _SOCKET_BYTES = 107
 _MAX_OUTPUT = 2000
@@ -92,6 +94,7 @@ class Starter:
         settled = _wait_settled(directory, supervisor, progress)
         if settled is not None:
             return settled
+        _await_reason(directory)
         end(supervisor, 0)
         for number in record.ports.values():
             if not ports.is_free(launch.host, number):
@@ -320,6 +323,19 @@ def _wait_settled(directory: Path, supervisor: Identity, progress: Progress) -> 
     return None if has_failed() else record
 
 
+def _await_reason(directory: Path) -> None:
+    """Wait until the server exits, if the worker host ended as it does after the end of its server.
+
+    The worker host notices that the server closes their channel. The server says why in the moment after that.
+    """
+
+    def has_reason() -> bool:
+        record = state.read(directory)
+        return record is None or record.server.state == "exited" or record.worker.detail != _ENDED_WELL
+
+    wait_until(has_reason, _REASON_SECONDS)
+
+
 def _listens(record: State) -> bool:
     server = record.server.pid
     if server is None:
@@ -339,6 +355,7 @@ def _describe_failure(directory: Path) -> str:
     return f"the backend ended as soon as it was started{_read_end(directory / 'supervisor.log')}"
 
 
+_ENDED_WELL = describe_exit(0)
 _ROLES = {"server": "server", "worker": "worker host"}
 
 
