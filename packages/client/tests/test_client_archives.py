@@ -50,8 +50,13 @@ def test_an_entry_that_leads_out_is_refused(tmp_path: Path, entries: list[tuple[
     target.parent.mkdir()
     if entries == OUT["a file of the root"] and _archives._HAS_FILTERS:
         entries = [("/../tmp/venvd-out", FILE, "")]  # the filter takes a slash in front away
-    with pytest.raises(BadReply, match="leads out of it"):
-        _archives.unpack(make_archive(tmp_path, entries), target)
+    archive = make_archive(tmp_path, entries)
+    if entries == OUT["a file behind links"] and _archives._HAS_FILTERS and hasattr(tarfile, "LinkFallbackError"):
+        _archives.unpack(archive, target)
+        assert (target / "out").is_file()  # a filter of 2025 shortens the link, which then leads nowhere else
+    else:
+        with pytest.raises(BadReply, match="leads out of it"):
+            _archives.unpack(archive, target)
     assert not (tmp_path / "inner" / "out").exists()
     assert not Path("/tmp/venvd-out").exists()
 
