@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from venvd_contract import errors
+from venvd_core.session import standby as standby_processes
 from venvd_core.session.standby import find_most
 
 
@@ -102,9 +103,13 @@ def test_a_warden_that_starts_none_is_asked_again_later(run: Any, wardens: Any, 
     run(work)
 
 
-def test_sessions_in_a_row_wait_for_processes_on_their_way(run: Any, wardens: Any, serve: Any) -> None:
+def test_sessions_in_a_row_wait_for_processes_on_their_way(
+    run: Any, wardens: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sessions that are created one after another have more processes start for them, and later as few as before."""
     wardens.start()
+    usual = standby_processes._CALM
+    monkeypatch.setattr(standby_processes, "_CALM", 600.0)  # however long a busy machine takes between two sessions
 
     async def work() -> None:
         async with serve(standby=1, max_sessions=30) as client:
@@ -118,6 +123,8 @@ def test_sessions_in_a_row_wait_for_processes_on_their_way(run: Any, wardens: An
             assert most <= find_most(1)
             for number in range(12):
                 assert (await client.do("count", request={"session": f"s{number}"}))["count"] == 1
+            monkeypatch.setattr(standby_processes, "_CALM", usual)
+            await client.command("session.create", name="last")
             await client.until(lambda: standby.slots == 1)
 
     run(work)
