@@ -26,11 +26,10 @@ def testbed(shared_testbed: Any) -> Any:
     return shared_testbed
 
 
-def put_to_sleep(testbed: Any, name: str, *numbers: int) -> list[LaunchRow]:
-    """Let replicas of a backend sleep, and return their rows of before."""
+def put_to_sleep(testbed: Any, name: str, *numbers: int) -> None:
+    """Let replicas of a backend sleep."""
     rows = [testbed.controller.backends.find_replica(name, number) for number in numbers]
     assert testbed.controller.reconciler._sleep.begin(rows)
-    return rows
 
 
 def await_turns(testbed: Any, wait_until: Any) -> None:
@@ -68,8 +67,7 @@ def test_a_replica_with_calls_does_not_sleep(testbed: Any, wait_until: Any) -> N
     """One that gets a call after all, before its router knows, ends after it."""
     start(testbed, "awake", 1, idleStop=60.0)
     find(testbed, "awake", "router").load = RouterLoad(calls=1)
-    last_turn = testbed.controller.reconciler.last_turn
-    wait_until(lambda: testbed.controller.reconciler.last_turn > last_turn)  # no turn has the load of before
+    await_turns(testbed, wait_until)  # no turn has the load of before
     find(testbed, "awake", 0).load.idleSeconds = 61.0
     testbed.controller.reconciler.run_turn()
     assert testbed.controller.backends.get("awake").state == "running"

@@ -27,6 +27,7 @@ from venvd_worker.common.exit_status import describe_exit
 _LISTEN_SECONDS = 15.0
 """How long a start waits for the server to listen. The controller waits for readiness in any case."""
 _REASON_SECONDS = 10.0
+"""How long a failed start waits for the exit of a server whose worker host has ended."""
 _ATTEMPTS = 5
 _SOCKET_BYTES = 107
 _MAX_OUTPUT = 2000
